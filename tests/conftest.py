@@ -1,0 +1,39 @@
+# Copyright (c) 2026, the njoy.untangle authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures for all tests. Plain pytest is enough: the collection's own name is importable without Ansible's loader."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+COLLECTIONS = ROOT / ".venv" / "collections"
+
+# `make setup` links the checkout to .venv/collections/ansible_collections/njoy/untangle: that is what makes
+# `from ansible_collections.njoy.untangle.plugins... import` work here, as it will once installed.
+sys.path.insert(0, str(COLLECTIONS))
+
+import servers
+
+each_version = pytest.mark.parametrize("version", servers.MAIN)
+every_version = pytest.mark.parametrize("version", servers.ALL)
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[..., servers.Server]]:
+    """`server("redis-8.0", maxmemory="100mb")` gives a running server; all of them end with the test."""
+    started: list[servers.Server] = []
+
+    def start(*args: object, **kwargs: object) -> servers.Server:
+        made = servers.Server(*args, **kwargs)  # type: ignore[arg-type]
+        started.append(made)
+        return made.start()
+
+    yield start
+    for made in started:
+        made.close()
