@@ -90,8 +90,8 @@ def command(version: str) -> tuple[str, ...]:
     if not (binary.exists() and loaders):
         return ()
     words = (str(loaders[0]), "--library-path", ":".join(libraries), str(binary))
-    # forky moves on: a later release of the same flavour serves as well, a binary that does not run does not
-    return words if "v=" in _reports(list(words)) else ()
+    # forky still moves: a later minor release serves as well, another major one does not
+    return words if f"v={number.partition('.')[0]}." in _reports(list(words)) else ()
 
 
 def versions() -> list[str]:
