@@ -1,0 +1,245 @@
+# Copyright (c) 2026, the njoy.untangle authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Proving that a target holds what its source database holds, and, when told to, making it so.
+
+Both sides are read, both ways. Equal serialised bytes are equal values (their last ten bytes are version and checksum and do
+not count); whatever else is compared by meaning. A difference is looked at again before it counts: a key that is written to
+while both servers are read is no difference. The pass of differences before a cutover is this comparison with ``repair``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import time
+import typing as t
+
+from ..errors import UntangleError
+from . import values
+from .server import Server
+from .snapshot import Limits, Page, Reader
+from .target import Writer
+
+Progress = t.Callable[[int, int], None]
+
+#: How often a difference is looked at again, and how long after, before it counts.
+LOOKS, PAUSE_SECONDS = 3, 0.1
+
+
+@dataclasses.dataclass
+class Result:
+    """``compared`` keys of both sides; ``kinds`` counts differences by name; ``examples`` are (kind, key), at most 1000."""
+
+    compared: int = 0
+    source_keys: int = 0
+    target_keys: int = 0
+    repaired: int = 0
+    bytes: int = 0
+    kinds: dict[str, int] = dataclasses.field(default_factory=dict)
+    examples: list[tuple[str, bytes]] = dataclasses.field(default_factory=list)
+    sampled: bool = False
+    seconds: float = 0.0
+
+    @property
+    def differences(self) -> int:
+        return sum(self.kinds.values())
+
+    def add(self, kind: str, key: bytes) -> None:
+        self.kinds[kind] = self.kinds.get(kind, 0) + 1
+        if len(self.examples) < 1000:
+            self.examples.append((kind, key))
+
+    def summary(self) -> dict[str, t.Any]:
+        return {
+            "compared": self.compared,
+            "source_keys": self.source_keys,
+            "target_keys": self.target_keys,
+            "differences": self.differences,
+            "kinds": dict(sorted(self.kinds.items())),
+            "repaired": self.repaired,
+            "sampled": self.sampled,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def excluded(key: bytes, exclude: t.Sequence[str]) -> bool:
+    """Whether a key matches one of the patterns that stay behind (the glob of SCAN, near enough for names)."""
+    name = key.decode("latin-1")
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in exclude)
+
+
+class Comparer:
+    """One source database against one target database."""
+
+    def __init__(
+        self,
+        source: Server,
+        target: Server,
+        limits: Limits | None = None,
+        tolerance_ms: int = 0,
+        sample: int | None = None,
+        match: str | None = None,
+        exclude: t.Sequence[str] = (),
+        repair: bool = False,
+        extras: bool = True,
+        progress: Progress | None = None,
+    ) -> None:
+        self.source, self.target = source, target
+        self.limits = limits or Limits()
+        self.tolerance_ms, self.sample = tolerance_ms, sample
+        self.match, self.exclude = match, exclude
+        self.repair, self.extras = repair, extras
+        self.progress = progress or (lambda done, total: None)
+        self.result = Result(sampled=sample is not None)
+        self._suspects: set[bytes] = set()
+
+    def run(self) -> Result:
+        began = time.monotonic()
+        self.result.source_keys, self.result.target_keys = self.source.size(), self.target.size()
+        total = self.result.source_keys + (self.result.target_keys if self.extras else 0)
+        self._forward(total)
+        if self.extras:
+            self._backward(total)
+        self._settle()
+        self.result.seconds = time.monotonic() - began
+        return self.result
+
+    def _forward(self, total: int) -> None:
+        """Every key of the source must be there and be the same."""
+        here = Reader(self.source, self.limits, "digest", self.match)
+        there = Reader(self.target, self.limits, "digest")
+        try:
+            for page in here.pages():
+                wanted = [x for x in page.keys if not excluded(x[0], self.exclude)] if self.exclude else page.keys
+                if wanted:
+                    answer = there.named([key for key, _digest, _at in wanted])
+                    have = {key: (digest, at) for key, digest, at in answer.keys}
+                    for key, digest, at in wanted:
+                        if have.get(key) != (digest, at) and not self._close_enough(have.get(key), digest, at):
+                            self._suspect(key)
+                for key in page.big:
+                    if not excluded(key, self.exclude):
+                        self._suspect(key)
+                self.result.compared += len(wanted) + len(page.big)
+                self.progress(self.result.compared, total)
+                if self.sample is not None and self.result.compared >= self.sample:
+                    return
+        finally:
+            here.close()
+            there.close()
+
+    def _close_enough(self, have: tuple[bytes, int] | None, digest: bytes, at: int) -> bool:
+        if have is None or have[0] != digest or bool(have[1]) != bool(at):
+            return False
+        return abs(have[1] - at) <= self.tolerance_ms
+
+    def _backward(self, total: int) -> None:
+        """No key of the target may be one that the source does not have."""
+        there = Reader(self.target, self.limits, "exists", self.match)
+        here = Reader(self.source, self.limits, "exists")
+        seen = 0
+        try:
+            for page in there.pages():
+                names = [key for key, _digest, _at in page.keys if not excluded(key, self.exclude)]
+                if names:
+                    found = {key for key, _digest, _at in here.named(names).keys}
+                    for key in names:
+                        if key not in found:
+                            self._suspect(key)
+                seen += len(page.keys)
+                self.progress(min(total, self.result.compared + seen), total)
+                if self.sample is not None and seen >= self.sample:
+                    break
+        finally:
+            here.close()
+            there.close()
+
+    def _suspect(self, key: bytes) -> None:
+        self._suspects.add(key)
+        # Repairing as one goes keeps memory flat when much has changed.
+        if self.repair and len(self._suspects) >= 5000:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Look again at what differed; repair it if told to, and look once more at what was repaired."""
+        suspects, self._suspects = sorted(self._suspects), set()
+        if not suspects:
+            return
+        different = self._look(suspects)
+        if self.repair and different:
+            self._mend([key for key, _kind in different])
+            different = self._look([key for key, _kind in different])
+            if different:
+                self._mend_whole([key for key, kind in different if kind not in ("extra", "missing")])
+                different = self._look([key for key, _kind in different])
+        for _ in range(LOOKS - 1):
+            if not different:
+                return
+            time.sleep(PAUSE_SECONDS)
+            different = self._look([key for key, _kind in different])
+        for key, kind in different:
+            self.result.add(kind, key)
+
+    def _look(self, keys: t.Sequence[bytes]) -> list[tuple[bytes, str]]:
+        # Bytes first: after a repair nearly all of them are equal, and a page answers for hundreds at once.
+        rest = [key for key in keys if key not in self._equal_bytes(keys)] if len(keys) > 1 else list(keys)
+        found = []
+        for key in rest:
+            kind = values.differs(self.source, key, self.target, self.tolerance_ms)
+            if kind:
+                found.append((key, kind))
+        return found
+
+    def _equal_bytes(self, keys: t.Sequence[bytes]) -> set[bytes]:
+        sides: list[Page] = []
+        for server in (self.source, self.target):
+            reader = Reader(server, self.limits, "digest")
+            try:
+                sides.append(reader.named(keys))
+            finally:
+                reader.close()
+        have = {key: (digest, at) for key, digest, at in sides[1].keys}
+        return {key for key, digest, at in sides[0].keys if have.get(key) == (digest, at)}
+
+    def _mend(self, keys: t.Sequence[bytes]) -> None:
+        reader, writer = Reader(self.source, self.limits), Writer(self.target)
+        try:
+            page = reader.named(keys)
+            for start in range(0, len(page.keys), 200):
+                writer.send(page.keys[start : start + 200])
+            writer.drain()
+            there = {key for key, _payload, _at in page.keys} | set(page.big)
+            gone = [key for key in keys if key not in there]
+            for start in range(0, len(gone), 500):
+                self.target.run("UNLINK", *gone[start : start + 500])
+            for key in page.big:
+                self.result.bytes += values.copy_in_chunks(self.source, key, self.target) or 0
+            self.result.repaired += len(keys)
+            self.result.bytes += writer.bytes
+        finally:
+            reader.close()
+            writer.close()
+
+    def _mend_whole(self, keys: t.Sequence[bytes]) -> None:
+        """What chunks cannot say (a pending entry whose entry was deleted) goes as a whole, however big."""
+        reader, writer = Reader(self.source, dataclasses.replace(self.limits, big_key_bytes=0)), Writer(self.target)
+        try:
+            writer.send(reader.named(keys).keys)
+            writer.drain()
+        finally:
+            reader.close()
+            writer.close()
+
+
+def demand_equal(result: Result, source: Server, target: Server, purpose: str) -> None:
+    """Raise the sentence that stops a run when a proof failed."""
+    if result.differences:
+        raise UntangleError(
+            "%s: %s differs from database %s of %s in %d of %d keys (%s). Nothing was switched over. Run sync again; if it "
+            "stays, someone writes to either side."
+            % (
+                purpose, target.address, source.database, source.address, result.differences, result.compared,
+                ", ".join("%s: %d" % item for item in sorted(result.kinds.items())),
+            )
+        )  # fmt: skip

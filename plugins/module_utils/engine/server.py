@@ -1,0 +1,118 @@
+# Copyright (c) 2026, the njoy.untangle authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One connected instance and what it can do, found by asking it and never by a table of versions alone."""
+
+from __future__ import annotations
+
+import typing as t
+
+from .. import connection
+from ..errors import UntangleError
+
+
+class Server:
+    """A connection to one database of one instance.
+
+    ``client`` is redis-py's; ``options`` the connection as the user wrote it; ``variable`` how the user calls it.
+    """
+
+    def __init__(self, options: connection.Options, database: int = 0, variable: str = "source", name: str = "untangle") -> None:
+        self.options = dict(options)
+        self.database = database
+        self.variable = variable
+        self.address = connection.address(options)
+        self.client = connection.connect(options, database, name, variable)
+        info = self.info("server")
+        self.flavour = "valkey" if info.get("valkey_version") or info.get("server_name") == "valkey" else "redis"
+        # Valkey answers redis_version 7.2.4 for the sake of clients: its abilities are those of that version and more.
+        self.version = _version(info.get("redis_version"))
+        self.release = str(info.get("valkey_version") or info.get("redis_version"))
+        self.run_id = str(info.get("run_id"))
+        self._commands: dict[str, bool] = {}
+
+    def info(self, section: str) -> dict[str, t.Any]:
+        return t.cast("dict[str, t.Any]", self.run("INFO", section))
+
+    def run(self, *command: t.Any) -> t.Any:
+        """Run one command; a Redis or network error becomes a sentence."""
+        import redis
+
+        try:
+            return self.client.execute_command(*command)
+        except (redis.RedisError, OSError) as exc:
+            raise UntangleError(connection.explain(exc, self.options, self.variable)) from exc
+
+    def raw(self, *command: t.Any) -> t.Any:
+        """Run one command and take the reply as the server gave it, without redis-py's conversions."""
+        import redis
+
+        wire = self.wire()
+        try:
+            wire.send_command(*command)
+            return wire.read_response(disable_decoding=True)
+        except (redis.RedisError, OSError) as exc:
+            raise UntangleError(connection.explain(exc, self.options, self.variable)) from exc
+        finally:
+            self.client.connection_pool.release(wire)
+
+    def batch(self, commands: t.Sequence[t.Sequence[t.Any]]) -> list[t.Any]:
+        """Commands sent together, replies as the server gave them; the first error among them is raised after all were read."""
+        import redis
+
+        wire = self.wire()
+        try:
+            wire.send_packed_command(wire.pack_commands(commands))
+            replies, failed = [], None
+            for _command in commands:
+                try:
+                    replies.append(wire.read_response(disable_decoding=True))
+                except redis.ResponseError as exc:
+                    failed = failed or exc
+            if failed:
+                raise failed
+            return replies
+        except (redis.RedisError, OSError) as exc:
+            raise UntangleError(connection.explain(exc, self.options, self.variable)) from exc
+        finally:
+            self.client.connection_pool.release(wire)
+
+    def has(self, command: str) -> bool:
+        """Whether the server knows a command."""
+        if command not in self._commands:
+            self._commands[command] = bool((self.raw("COMMAND", "INFO", command) or [None])[0])
+        return self._commands[command]
+
+    def config(self, name: str) -> str | None:
+        """One setting, or None where CONFIG is refused or the setting unknown."""
+        try:
+            answer = self.run("CONFIG", "GET", name)
+        except UntangleError:
+            return None
+        value = answer.get(name, answer.get(name.encode())) if isinstance(answer, dict) else None
+        return value.decode() if isinstance(value, bytes) else value
+
+    def size(self) -> int:
+        return int(self.run("DBSIZE"))
+
+    def time_ms(self) -> int:
+        seconds, micro = self.run("TIME")
+        return int(seconds) * 1000 + int(micro) // 1000
+
+    def offset(self) -> int:
+        return int(self.info("replication").get("master_repl_offset") or 0)
+
+    def wire(self) -> t.Any:
+        """A connection of its own for streaming, already on the right database. Close it with ``disconnect()``."""
+        return self.client.connection_pool.get_connection()
+
+    def close(self) -> None:
+        self.client.connection_pool.disconnect()
+
+
+def _version(text: t.Any) -> tuple[int, ...]:
+    numbers = []
+    for part in str(text or "0").split(".")[:3]:
+        digits = "".join(c for c in part if c.isdigit())
+        numbers.append(int(digits or 0))
+    return tuple(numbers)

@@ -1,0 +1,265 @@
+# Copyright (c) 2026, the njoy.untangle authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading a database page by page, each page in one round trip.
+
+A page is made by one read-only script: it walks SCAN, dumps what it finds, and stops by itself when the page is full or its
+time is over, so that the server's other clients never wait longer than that. Measured on 1,000,000 keys of 100 bytes this
+is faster than any pipeline, because a page crosses the network once. Where scripts are refused, a pipeline does the same.
+
+Every page carries the source's replication offset, taken inside the script: what the page holds was true at that point.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from .. import connection
+from ..errors import UntangleError
+from .server import Server
+
+# ARGV: cursor ("" = only the keys named), keys per SCAN, bytes per page, microseconds per page, big_key_bytes, pattern,
+# database, what (dump | digest | exists), then key names, which come before the scan.
+#
+# Order matters for speed: one reply item per key and value, expiry only for keys that have one, and no expiry is asked at
+# all while the database has none (INFO keyspace, asked in the same script, so it cannot change in between).
+# Before 7.0 there is no PEXPIRETIME: PTTL and TIME are repeated until both fell into the same millisecond, which is exact.
+_BODY = r"""
+local cursor, count, limit, budget, big = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local pattern, database, what = ARGV[6], ARGV[7], ARGV[8]
+local call = redis.call
+local function clock() local now = call('TIME') return now[1] * 1000000 + now[2] end
+local began = clock()
+local out, ttls, left, bigs, n, bytes = {}, {}, {}, {}, 0, 0
+local volatile = string.match(call('INFO', 'keyspace'), 'db' .. database .. ':keys=%d+,expires=(%d+)')
+volatile = volatile and volatile ~= '0'
+local function expiry(key)
+  if PEXPIRETIME then return call('PEXPIRETIME', key) end
+  while true do
+    local a = call('TIME')
+    local ttl = call('PTTL', key)
+    local b = call('TIME')
+    local am, bm = a[1] * 1000 + math.floor(a[2] / 1000), b[1] * 1000 + math.floor(b[2] / 1000)
+    if ttl < 0 then return ttl end
+    if am == bm then return am + ttl end
+  end
+end
+local full = false
+local function take(key)
+  if full then left[#left + 1] = key return end
+  if what == 'exists' then
+    if call('EXISTS', key) == 1 then n = n + 1 out[n] = key end
+    return
+  end
+  if big > 0 then
+    local size = call('MEMORY', 'USAGE', key, 'SAMPLES', 5)
+    if size and size > big then bigs[#bigs + 1] = key return end
+  end
+  local payload = call('DUMP', key)
+  if not payload then return end
+  n = n + 1
+  out[2 * n - 1] = key
+  if what == 'digest' then out[2 * n] = redis.sha1hex(string.sub(payload, 1, -11)) else out[2 * n] = payload end
+  bytes = bytes + #payload + #key
+  if volatile then
+    local at = expiry(key)
+    if at >= 0 then ttls[#ttls + 1] = n ttls[#ttls + 1] = string.format('%.0f', at) end
+  end
+  if bytes >= limit or (n % 16 == 0 or #payload > 4096) and clock() - began > budget then full = true end
+end
+for i = 9, #ARGV do take(ARGV[i]) end
+while cursor ~= '' and not full do
+  local page
+  if pattern == '' then page = call('SCAN', cursor, 'COUNT', count) else page = call('SCAN', cursor, 'COUNT', count, 'MATCH', pattern) end
+  cursor = page[1]
+  for _, key in ipairs(page[2]) do take(key) end
+  if cursor == '0' then cursor = '' end
+  if clock() - began > budget then full = true end
+end
+local offset = string.match(call('INFO', 'replication'), 'master_repl_offset:(%d+)') or '0'
+return {cursor, offset, clock() - began, out, ttls, left, bigs}
+"""
+
+
+@dataclasses.dataclass
+class Page:
+    """``keys``: (name, payload or digest, expiry in ms since the epoch or 0). ``big``: names only. ``offset``: its watermark."""
+
+    keys: list[tuple[bytes, bytes, int]]
+    big: list[bytes]
+    offset: int
+    micros: int
+
+
+@dataclasses.dataclass
+class Limits:
+    """How gently a server is read. ``max_latency_ms`` is what its other clients may notice."""
+
+    max_latency_ms: float = 5.0
+    page_bytes: int = 256 * 1024
+    big_key_bytes: int = 256 * 1024
+    scan_count: int = 200
+
+
+class Reader:
+    """Pages of one database. ``ask`` sends, ``answer`` receives: between the two the caller does something else."""
+
+    def __init__(self, server: Server, limits: Limits, what: str = "dump", match: str | None = None) -> None:
+        self.server = server
+        self.limits = limits
+        self.what = what
+        self.match = match or ""
+        self.wire = server.wire()
+        self.sha = self._load()
+        self.cursor: str | None = "0"
+        self.left: list[bytes] = []
+        self._asked: list[bytes] = []
+        self.slowest_us = 0
+
+    def _load(self) -> str | None:
+        import redis
+
+        modern = self.server.version >= (7, 0)
+        script = ("#!lua flags=no-writes\n" if modern else "") + "local PEXPIRETIME = %s\n" % ("true" if modern else "false") + _BODY
+        try:
+            sha = t.cast(bytes, self.server.client.execute_command("SCRIPT", "LOAD", script))
+            self.server.client.execute_command("EVALSHA", sha, 0, "", 1, 1, 1, 0, "", self.server.database, "exists")
+        except redis.RedisError:
+            return None
+        return sha.decode() if isinstance(sha, bytes) else str(sha)
+
+    @property
+    def more(self) -> bool:
+        return self.cursor is not None or bool(self.left)
+
+    def ask(self, names: t.Sequence[bytes] | None = None) -> None:
+        """Ask for the next page, or, with ``names``, for these keys alone."""
+        self._named = names is not None
+        self._asked = list(names) if names is not None else self.left
+        if self.sha is None:
+            return
+        limits = self.limits
+        # Half of the latency that is allowed: the other half is for what waits in front of us.
+        budget = int(limits.max_latency_ms * 500)
+        cursor = "" if self._named or self.cursor is None else self.cursor
+        self.wire.send_command(
+            "EVALSHA", self.sha, 0, cursor, limits.scan_count, limits.page_bytes, budget, limits.big_key_bytes,
+            self.match, self.server.database, self.what, *self._asked,
+        )  # fmt: skip
+
+    def answer(self) -> Page:
+        import redis
+
+        try:
+            if self.sha is None:
+                return self._by_pipeline()
+            cursor, offset, micros, out, ttls, left, big = self.wire.read_response(disable_decoding=True)
+        except (redis.RedisError, OSError) as exc:
+            raise UntangleError(connection.explain(exc, self.server.options, self.server.variable)) from exc
+        if self._named:
+            self._rest = left
+        else:
+            self.cursor, self.left = (cursor.decode() or None), left
+        self.slowest_us = max(self.slowest_us, micros)
+        if self.what == "exists":
+            return Page([(key, b"", 0) for key in out], big, int(offset), micros)
+        expiry = dict(zip(ttls[::2], ttls[1::2])) if ttls else {}
+        if expiry:
+            keys = [(key, value, int(expiry.get(i, 0))) for i, (key, value) in enumerate(zip(out[::2], out[1::2]), 1)]
+        else:
+            keys = [(key, value, 0) for key, value in zip(out[::2], out[1::2])]
+        return Page(keys, big, int(offset), micros)
+
+    def pages(self) -> t.Iterator[Page]:
+        """All pages of the database, each asked for while the caller works on the one before."""
+        self.ask()
+        while True:
+            page = self.answer()
+            if self.more:
+                self.ask()
+                yield page
+            else:
+                yield page
+                return
+
+    def named(self, names: t.Sequence[bytes]) -> Page:
+        """These keys, however many pages it takes, as one."""
+        result = Page([], [], 0, 0)
+        rest: list[bytes] = list(names)
+        while rest:
+            self.ask(rest)
+            page = self.answer()
+            result.keys += page.keys
+            result.big += page.big
+            result.offset = page.offset
+            rest = self._rest
+        return result
+
+    def _by_pipeline(self) -> Page:
+        """The same page where scripts are refused: SCAN, then a transaction per handful of keys."""
+        import hashlib
+
+        client, names = self.server.client, list(self._asked)
+        if not self._named:
+            self.left = []
+            if self.cursor is not None:
+                cursor, found = client.scan(int(self.cursor), match=self.match or None, count=min(self.limits.scan_count, 100))
+                names += found
+                self.cursor = str(cursor) if cursor else None
+        else:
+            self._rest = []
+        result = Page([], [], 0, 0)
+        if not names:
+            return result
+        with client.pipeline(transaction=False) as sizes:
+            for name in names:
+                if self.what == "exists":
+                    sizes.exists(name)
+                else:
+                    sizes.memory_usage(name, samples=5)
+            answers = sizes.execute(raise_on_error=False)
+        if self.what == "exists":
+            result.keys = [(name, b"", 0) for name, there in zip(names, answers) if there]
+            return result
+        limit = self.limits.big_key_bytes
+        small = [n for n, s in zip(names, answers) if not (limit and isinstance(s, int) and s > limit)]
+        result.big = [n for n, s in zip(names, answers) if limit and isinstance(s, int) and s > limit]
+        modern = self.server.version >= (7, 0)
+        while small:
+            with client.pipeline(transaction=True) as work:
+                work.time()
+                for name in small:
+                    work.dump(name)
+                    work.execute_command("PEXPIRETIME" if modern else "PTTL", name)
+                work.time()
+                values = work.execute()
+            (s0, u0), (s1, u1) = values[0], values[-1]
+            at = s0 * 1000 + u0 // 1000
+            if not modern and at != s1 * 1000 + u1 // 1000 and len(small) > 1 and any(v > 0 for v in values[2:-1:2]):
+                # The clock moved on within the transaction: PTTL would be off by a millisecond. Fewer keys at a time.
+                for name in small:
+                    self._one(name, result)
+                break
+            for name, payload, ttl in zip(small, values[1:-1:2], values[2:-1:2]):
+                if payload is not None:
+                    value = hashlib.sha1(payload[:-10]).hexdigest().encode() if self.what == "digest" else payload
+                    result.keys.append((name, value, (ttl if modern else at + ttl) if ttl > 0 else 0))
+            break
+        return result
+
+    def _one(self, name: bytes, result: Page) -> None:
+        import hashlib
+
+        while True:
+            with self.server.client.pipeline(transaction=True) as work:
+                (s0, u0), payload, ttl, (s1, u1) = work.time().dump(name).pttl(name).time().execute()
+            at = s0 * 1000 + u0 // 1000
+            if ttl <= 0 or at == s1 * 1000 + u1 // 1000:
+                break
+        if payload is not None:
+            value = hashlib.sha1(payload[:-10]).hexdigest().encode() if self.what == "digest" else payload
+            result.keys.append((name, value, at + ttl if ttl > 0 else 0))
+
+    def close(self) -> None:
+        self.wire.disconnect()

@@ -1,0 +1,364 @@
+# Copyright (c) 2026, the njoy.untangle authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One value at a time, by its meaning: comparing it on two servers, and copying it in chunks when it is big.
+
+Nothing here depends on how a server encodes a value. Chunks are bounded in bytes, so that neither server is held up by a key
+of any size. Field expiry, -0, stream groups, consumers and pending entries are part of the meaning; what a server itself
+changes by being read (idle times of consumers, approximate counters) is not.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import typing as t
+
+from .server import Server
+
+CHUNK_BYTES = 256 * 1024
+CHUNK_ITEMS = 512
+
+#: Names of the ways in which two values differ; the comparer counts by them.
+DIFFERENCES = ("type", "value", "expiry", "field_expiry", "groups", "consumers", "pending")
+
+
+def kind(server: Server, key: bytes) -> str:
+    name = server.run("TYPE", key)
+    return t.cast(str, name.decode() if isinstance(name, bytes) else name)
+
+
+def expiry(server: Server, key: bytes) -> int | None:
+    """Milliseconds since the epoch, 0 for none, None where the key is gone."""
+    if server.version >= (7, 0):
+        at = int(server.run("PEXPIRETIME", key))
+    else:
+        while True:
+            with server.client.pipeline(transaction=True) as work:
+                (s0, u0), ttl, (s1, u1) = work.time().execute_command("PTTL", key).time().execute()
+            if s0 * 1000 + u0 // 1000 == s1 * 1000 + u1 // 1000 or ttl < 0:
+                at = s0 * 1000 + u0 // 1000 + ttl if ttl >= 0 else ttl
+                break
+    return None if at == -2 else max(at, 0)
+
+
+def differs(one: Server, key: bytes, other: Server, tolerance_ms: int = 0) -> str | None:
+    """How the value of a key differs on two servers (a word of DIFFERENCES, or missing, extra), or None."""
+    types = kind(one, key), kind(other, key)
+    if types[0] == types[1] == "none":
+        return None
+    if types[0] == "none":
+        return "extra"
+    if types[1] == "none":
+        return "missing"
+    if types[0] != types[1]:
+        return "type"
+    compare = _COMPARE.get(types[0])
+    found = compare(one, key, other, tolerance_ms) if compare else _opaque(one, key, other)
+    if found:
+        return found
+    ends = expiry(one, key), expiry(other, key)
+    if ends[0] is None or ends[1] is None:
+        return None if ends[0] == ends[1] else ("extra" if ends[0] is None else "missing")
+    if bool(ends[0]) != bool(ends[1]) or abs(ends[0] - ends[1]) > tolerance_ms:
+        return "expiry"
+    return None
+
+
+def _opaque(one: Server, key: bytes, other: Server) -> str | None:
+    """A module's type: only its own serialisation can say."""
+    a, b = one.client.dump(key), other.client.dump(key)
+    return None if a and b and a[:-10] == b[:-10] else "value"
+
+
+def _string(one: Server, key: bytes, other: Server, tolerance_ms: int) -> str | None:
+    size = one.run("STRLEN", key)
+    if size != other.run("STRLEN", key):
+        return "value"
+    for start in range(0, size, CHUNK_BYTES):
+        end = start + CHUNK_BYTES - 1
+        if one.run("GETRANGE", key, start, end) != other.run("GETRANGE", key, start, end):
+            return "value"
+    return None
+
+
+def _list(one: Server, key: bytes, other: Server, tolerance_ms: int) -> str | None:
+    size = one.run("LLEN", key)
+    if size != other.run("LLEN", key):
+        return "value"
+    start = 0
+    for chunk in _list_chunks(one, key):
+        if chunk != other.run("LRANGE", key, start, start + len(chunk) - 1):
+            return "value"
+        start += len(chunk)
+    return None if start == size else "value"
+
+
+def _set(one: Server, key: bytes, other: Server, tolerance_ms: int) -> str | None:
+    if one.run("SCARD", key) != other.run("SCARD", key):
+        return "value"
+    for members in _scan_chunks(one, "SSCAN", key):
+        if not all(other.batch([("SISMEMBER", key, member) for member in members])):
+            return "value"
+    return None
+
+
+def _hash(one: Server, key: bytes, other: Server, tolerance_ms: int) -> str | None:
+    if one.run("HLEN", key) != other.run("HLEN", key):
+        return "value"
+    for flat in _scan_chunks(one, "HSCAN", key):
+        fields, values = flat[::2], flat[1::2]
+        if other.run("HMGET", key, *fields) != values:
+            return "value"
+        ends = _field_expiry(one, key, fields), _field_expiry(other, key, fields)
+        for a, b in zip(*ends):
+            if (a < 0) != (b < 0) or abs(a - b) > tolerance_ms:
+                return "field_expiry"
+    return None
+
+
+def _zset(one: Server, key: bytes, other: Server, tolerance_ms: int) -> str | None:
+    if one.run("ZCARD", key) != other.run("ZCARD", key):
+        return "value"
+    for flat in _scan_chunks(one, "ZSCAN", key):
+        members, scores = flat[::2], flat[1::2]
+        for a, b in zip(scores, other.batch([("ZSCORE", key, member) for member in members])):
+            # As doubles, for servers print them differently; bit for bit, so that -0 is not 0.
+            if b is None or struct.pack(">d", float(a)) != struct.pack(">d", float(b)):
+                return "value"
+    return None
+
+
+def _stream(one: Server, key: bytes, other: Server, tolerance_ms: int) -> str | None:
+    names = [b"length", b"last-generated-id"]
+    if min(one.version, other.version) >= (7, 0):
+        names += [b"entries-added", b"max-deleted-entry-id"]
+    heads = [_pairs(server.raw("XINFO", "STREAM", key)) for server in (one, other)]
+    if any(heads[0].get(name) != heads[1].get(name) for name in names):
+        return "value"
+    last = b"-"
+    while True:
+        a = one.raw("XRANGE", key, last, "+", "COUNT", CHUNK_ITEMS)
+        if a != other.raw("XRANGE", key, last, "+", "COUNT", CHUNK_ITEMS):
+            return "value"
+        if len(a) < CHUNK_ITEMS:
+            break
+        last = _next_id(a[-1][0])
+    groups = _groups(one, key), _groups(other, key)
+    if groups[0] != groups[1]:
+        return "groups"
+    for group in groups[0]:
+        # A consumer that owns nothing is no state: XREADGROUP makes one by asking, and servers do not replicate that.
+        a_pending, b_pending = dict(_pending(one, key, group)), dict(_pending(other, key, group))
+        owners = {x[0] for x in a_pending.values()}, {x[0] for x in b_pending.values()}
+        if a_pending.keys() != b_pending.keys():
+            return "pending"
+        if owners[0] != owners[1]:
+            return "consumers"
+        for entry, (consumer, at, count) in a_pending.items():
+            other_consumer, other_at, other_count = b_pending[entry]
+            if consumer != other_consumer or count != other_count or abs(at - other_at) > max(tolerance_ms, 1):
+                return "pending"
+    return None
+
+
+_COMPARE: dict[str, t.Callable[[Server, bytes, Server, int], str | None]] = {
+    "string": _string,
+    "list": _list,
+    "set": _set,
+    "hash": _hash,
+    "zset": _zset,
+    "stream": _stream,
+}
+
+
+def _list_chunks(server: Server, key: bytes) -> t.Iterator[list[bytes]]:
+    start, step = 0, 16
+    while True:
+        chunk = t.cast("list[bytes]", server.run("LRANGE", key, start, start + step - 1))
+        if not chunk:
+            return
+        yield chunk
+        start += len(chunk)
+        # As many items as make a chunk, judged by the last ones: items of 1 MB come one by one.
+        average = sum(len(x) for x in chunk) // len(chunk) + 1
+        step = max(1, min(CHUNK_ITEMS * 8, CHUNK_BYTES // average))
+
+
+def _scan_chunks(server: Server, command: str, key: bytes) -> t.Iterator[list[bytes]]:
+    cursor, step = b"0", 64
+    while True:
+        cursor, flat = server.raw(command, key, cursor, "COUNT", step)
+        if flat:
+            yield flat
+            average = sum(len(x) for x in flat) // len(flat) + 1
+            step = max(1, min(CHUNK_ITEMS * 8, CHUNK_BYTES // average))
+        if cursor == b"0":
+            return
+
+
+def _field_expiry(server: Server, key: bytes, fields: t.Sequence[bytes]) -> list[int]:
+    if not server.has("HPEXPIRETIME"):
+        return [-1] * len(fields)
+    return t.cast("list[int]", server.run("HPEXPIRETIME", key, "FIELDS", len(fields), *fields))
+
+
+def _pairs(flat: list[t.Any]) -> dict[bytes, t.Any]:
+    return dict(zip(flat[::2], flat[1::2]))
+
+
+def _groups(server: Server, key: bytes) -> dict[bytes, bytes]:
+    """Group name to the last id it delivered. entries-read is a server's guess and may be unknown: not compared."""
+    groups = [_pairs(x) for x in server.raw("XINFO", "GROUPS", key)]
+    return {g[b"name"]: g[b"last-delivered-id"] for g in groups}
+
+
+def _pending(server: Server, key: bytes, group: bytes) -> t.Iterator[tuple[bytes, tuple[bytes, int, int]]]:
+    """Entry id to (consumer, time of delivery in ms, deliveries), page by page."""
+    start = b"-"
+    while True:
+        with server.client.pipeline(transaction=True) as work:
+            work.time()
+            work.xpending_range(key, group, start, "+", CHUNK_ITEMS)
+            (seconds, micro), rows = work.execute()
+        now = seconds * 1000 + micro // 1000
+        for row in rows:
+            entry = row["message_id"]
+            yield entry, (row["consumer"], now - row["time_since_delivered"], row["times_delivered"])
+        if len(rows) < CHUNK_ITEMS:
+            return
+        # 6.0 knows no exclusive start: the next possible id instead.
+        start = _next_id(entry)
+
+
+def copy_in_chunks(source: Server, key: bytes, target: Server, replace: bool = True) -> int | None:
+    """Copy one big key by chunks of its type into a name of its own, then rename it over the key: seen whole or not at all.
+
+    Returns the bytes sent, or None where the key is gone from the source or, with ``replace`` off, is there already.
+    Under writes the copy may be a mixture: the pass of differences that follows every copy finds that.
+    """
+    name = kind(source, key)
+    if name == "none":
+        return None
+    if name not in _COPY:
+        # A module's type knows no chunks: whole, then.
+        payload = source.client.dump(key)
+        at = expiry(source, key)
+        if payload is None or at is None:
+            return None
+        target.run("RESTORE", key, at, payload, "ABSTTL", *(["REPLACE"] if replace else []))
+        return len(payload)
+    part = b"untangle:part:" + os.urandom(8).hex().encode()
+    try:
+        sent = _COPY[name](source, key, target, part)
+        at = expiry(source, key)
+        if at is None or not target.run("EXISTS", part):
+            return None
+        ends: list[tuple[t.Any, ...]] = [("PEXPIREAT", part, at)] if at else []
+        target.batch([("MULTI",), *ends, ("RENAME" if replace else "RENAMENX", part, key), ("EXEC",)])
+        return sent
+    finally:
+        target.run("UNLINK", part)
+
+
+def _copy_string(source: Server, key: bytes, target: Server, part: bytes) -> int:
+    sent = 0
+    while True:
+        chunk = source.run("GETRANGE", key, sent, sent + CHUNK_BYTES - 1)
+        if not chunk:
+            return sent
+        target.run("APPEND", part, chunk)
+        sent += len(chunk)
+
+
+def _copy_list(source: Server, key: bytes, target: Server, part: bytes) -> int:
+    sent = 0
+    for chunk in _list_chunks(source, key):
+        target.run("RPUSH", part, *chunk)
+        sent += sum(len(x) for x in chunk)
+    return sent
+
+
+def _copy_set(source: Server, key: bytes, target: Server, part: bytes) -> int:
+    sent = 0
+    for chunk in _scan_chunks(source, "SSCAN", key):
+        target.run("SADD", part, *chunk)
+        sent += sum(len(x) for x in chunk)
+    return sent
+
+
+def _copy_hash(source: Server, key: bytes, target: Server, part: bytes) -> int:
+    sent = 0
+    for flat in _scan_chunks(source, "HSCAN", key):
+        target.run("HSET", part, *flat)
+        ends = _field_expiry(source, key, flat[::2])
+        target.batch([("HPEXPIREAT", part, at, "FIELDS", 1, field) for field, at in zip(flat[::2], ends) if at > 0])
+        sent += sum(len(x) for x in flat)
+    return sent
+
+
+def _copy_zset(source: Server, key: bytes, target: Server, part: bytes) -> int:
+    sent = 0
+    for flat in _scan_chunks(source, "ZSCAN", key):
+        words: list[bytes] = []
+        for member, score in zip(flat[::2], flat[1::2]):
+            words += [score, member]
+        target.run("ZADD", part, *words)
+        sent += sum(len(x) for x in flat)
+    return sent
+
+
+def _copy_stream(source: Server, key: bytes, target: Server, part: bytes) -> int:
+    sent, last = 0, b"-"
+    head = _pairs(source.raw("XINFO", "STREAM", key))
+    while True:
+        entries = source.raw("XRANGE", key, last, "+", "COUNT", CHUNK_ITEMS)
+        target.batch([("XADD", part, entry, *fields) for entry, fields in entries])
+        sent += sum(len(x) for _entry, fields in entries for x in fields)
+        if len(entries) < CHUNK_ITEMS:
+            break
+        last = _next_id(entries[-1][0])
+    groups = [_pairs(x) for x in source.raw("XINFO", "GROUPS", key)]
+    if not target.run("EXISTS", part):
+        if not groups:
+            # An empty stream without groups still exists: made by a group that is taken away again.
+            target.run("XGROUP", "CREATE", part, "untangle", "0", "MKSTREAM")
+            target.run("XGROUP", "DESTROY", part, "untangle")
+        else:
+            target.run("XGROUP", "CREATE", part, groups[0][b"name"], "0", "MKSTREAM")
+            target.run("XGROUP", "DESTROY", part, groups[0][b"name"])
+    setid: list[t.Any] = ["XSETID", part, head[b"last-generated-id"]]
+    if target.version >= (7, 0) and b"entries-added" in head:
+        setid += ["ENTRIESADDED", head[b"entries-added"], "MAXDELETEDID", head[b"max-deleted-entry-id"]]
+    target.run(*setid)
+    for group in groups:
+        name = group[b"name"]
+        create: list[t.Any] = ["XGROUP", "CREATE", part, name, group[b"last-delivered-id"]]
+        if target.version >= (7, 0) and group.get(b"entries-read") is not None:
+            create += ["ENTRIESREAD", group[b"entries-read"]]
+        target.run(*create)
+        if target.version >= (6, 2):
+            for consumer in source.raw("XINFO", "CONSUMERS", key, name):
+                target.run("XGROUP", "CREATECONSUMER", part, name, _pairs(consumer)[b"name"])
+        rows = list(_pending(source, key, name))
+        for start in range(0, len(rows), CHUNK_ITEMS):
+            claims = []
+            for entry, (owner, at, count) in rows[start : start + CHUNK_ITEMS]:
+                claims.append(("XCLAIM", part, name, owner, 0, entry, "TIME", at, "RETRYCOUNT", count, "FORCE", "JUSTID"))
+            target.batch(claims)
+    return sent
+
+
+def _next_id(entry: bytes) -> bytes:
+    stamp, number = entry.split(b"-")
+    return stamp + b"-" + str(int(number) + 1).encode()
+
+
+_COPY: dict[str, t.Callable[[Server, bytes, Server, bytes], int]] = {
+    "string": _copy_string,
+    "list": _copy_list,
+    "set": _copy_set,
+    "hash": _copy_hash,
+    "zset": _copy_zset,
+    "stream": _copy_stream,
+}
