@@ -33,7 +33,7 @@ attributes:
 options:
   plan:
     description:
-      - What the databases are for, as RV(databases[].purpose) shall name them. C(redis_split_purposes) can be given as it is.
+      - What the databases are for, as RV(databases[].purpose) shall name them. The purposes of a plan can be given as they are.
       - Of each entry C(name) and C(database) are used, and C(profile) where there is one, to tell unlike uses apart. Others are ignored.
     type: list
     elements: dict
@@ -327,11 +327,12 @@ findings:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.njoy.untangle.plugins.module_utils import connection, keyspace
 from ansible_collections.njoy.untangle.plugins.module_utils.errors import UntangleError
 
 
-def look(params):
+def look(params: dict) -> dict:
     """The facts of the server that ``params`` names. Raises UntangleError."""
     connection.use_library(params["client_library"])
     import redis
@@ -348,7 +349,7 @@ def look(params):
         client.close()
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "source": {"type": "dict", "required": True, "options": connection.CONNECTION_OPTIONS},
@@ -359,6 +360,11 @@ def main():
         },
         supports_check_mode=True,
     )
+    for purpose in module.params["plan"] or ():
+        # a purpose may carry the password of its instance, which is not asked for here and must not be shown
+        module.no_log_values.update(
+            str(value) for name, value in purpose.items() if value and name.endswith(keyspace.SECRET_ENDINGS)
+        )
     address = connection.address(module.params["source"])
     try:
         facts = look(module.params)

@@ -23,7 +23,9 @@ sys.path.insert(0, str(HERE.parents[3]))
 import servers
 
 # Where it was recorded is nobody's business and would make two recordings differ.
-PRIVATE = re.compile(r"^(os|executable|config_file|unixsocket|dir|logfile|pidfile|run_id|master_replid2?|redis_build_id):.*$", re.M)
+PRIVATE = re.compile(
+    r"^(os|executable|config_file|unixsocket|dir|logfile|pidfile|run_id|master_replid2?|redis_build_id):.*$", re.M
+)
 
 
 def load(server: servers.Server) -> list[Any]:
@@ -67,7 +69,9 @@ def text(value: Any) -> Any:
 
 
 def record(version: str) -> None:
-    with servers.Server(version, maxmemory="64mb", maxmemory_policy="allkeys-lru", save="900 1", requirepass="recorded") as server:
+    with servers.Server(
+        version, maxmemory="64mb", maxmemory_policy="allkeys-lru", save="900 1", requirepass="recorded"
+    ) as server:
         clients = load(server)
         auditor = server.client(client_name="untangle")
         auditor.response_callbacks.clear()
@@ -83,7 +87,9 @@ def record(version: str) -> None:
         assert len(clients) == 4
         found = {name: text(value) for name, value in found.items()}
     found["info"] = [PRIVATE.sub(r"\1:-", line) for line in found["info"].splitlines()]
-    found["client_list"] = [re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:1", line) for line in found["client_list"].splitlines()]
+    found["client_list"] = [
+        re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:1", line) for line in found["client_list"].splitlines()
+    ]
     settings = dict(zip(found["config"][::2], found["config"][1::2]))
     for name in ("dir", "unixsocket", "logfile", "pidfile", "aclfile", "dbfilename"):
         settings[name] = ""
