@@ -129,7 +129,14 @@ def connect(options: Options, database: int = 0, client_name: str = "untangle", 
             )
     client = redis.Redis(**arguments)
     try:
-        client.ping()
+        try:
+            client.ping()
+        except redis.exceptions.NoPermissionError as exc:
+            # A name is a courtesy to whoever reads CLIENT LIST; a user that may not set one can work without.
+            if "setname" not in str(exc):
+                raise
+            client = redis.Redis(**dict(arguments, client_name=None))
+            client.ping()
     except redis.exceptions.BusyLoadingError as exc:
         raise UntangleError("%s is still loading its data. Wait until it answers PING, then run again." % address(options)) from exc
     except (redis.RedisError, OSError) as exc:

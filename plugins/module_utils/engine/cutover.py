@@ -1,0 +1,254 @@
+# Copyright (c) 2026, the njoy.untangle authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The cutover and the return under the copy strategy: fence, last pass of differences, proof, commit.
+
+The commit is one command on one server. Before it the side that served goes on serving, and a failure undoes the fence in
+this same process; after it the other side is the truth, and a run that was broken off is finished by running it again.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+import typing as t
+
+from ..errors import UntangleError
+from . import marks
+from .compare import Comparer, Result, demand_equal
+from .copy import Report, counters
+from .route import Route, standing, unbounded
+from .server import Server
+from .snapshot import Limits
+from .state import State, now, write_atomically
+
+
+def own_login(server: Server, state: State) -> Server:
+    """The same server as the engine's own user, whose password is made once and kept in the state directory."""
+    if server.options.get("username") == marks.OWN_USER:
+        return server
+    path = os.path.join(state.directory, "secrets", "source.engine")
+    if os.path.exists(path):
+        with open(path) as stream:
+            password = stream.read()
+    else:
+        password = secrets.token_urlsafe(24)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        write_atomically(path, password)
+    options = dict(server.options, username=marks.OWN_USER, password=password)
+    try:
+        return Server(options, server.database)
+    except UntangleError:
+        marks.own_user(server, password)
+        return Server(options, server.database)
+
+
+def cut_over(
+    source_options: t.Mapping[str, t.Any],
+    routes: t.Sequence[Route],
+    state: State,
+    by: str,
+    report: Report,
+    limits: Limits | None = None,
+    fence: t.Sequence[str] | None = None,
+    writers_stopped: bool = False,
+    tolerance_ms: int = 0,
+) -> dict[str, t.Any]:
+    """Make every route's target the one that is written to. ``fence`` names users; None finds them.
+
+    With ``writers_stopped`` nobody is fenced: the caller has stopped the applications, and a source that is written to all the
+    same is refused. Returns who was fenced, for how long writes were refused, and per purpose the proof.
+    """
+    limits = limits or Limits()
+    admin = Server(source_options, routes[0].database)
+    targets = {r.purpose: r.open() for r in routes}
+    sources = {r.purpose: Server(source_options, r.database) for r in routes}
+    places = {r.purpose: standing(sources[r.purpose], targets[r.purpose], r, state) for r in routes}
+    pending = [r for r in routes if places[r.purpose] not in ("cut_over", "retired")]
+    for route in pending:
+        if places[route.purpose] != "copied":
+            raise UntangleError(
+                "%s is not in step (%s): %s does not hold a whole copy of database %d of %s. Run sync first; nothing was changed."
+                % (route.purpose, places[route.purpose], route.where, route.database, admin.address)
+            )
+    finished = _finish(sources, targets, [r for r in routes if r not in pending], places, state, by)
+    if not pending:
+        return {"changed": finished, "fenced": marks.fenced(admin), "purposes": {}}
+
+    every = {r.database for r in routes}
+    users = [] if writers_stopped else marks.choose(admin, every, fence or ())
+    engine = {r.purpose: own_login(sources[r.purpose], state) for r in pending}
+    first = engine[pending[0].purpose]
+    before = counters(first)
+    began, results = time.monotonic(), dict[str, Result]()
+    if users:
+        marks.put(first, users)
+    try:
+        for route in pending:
+            results[route.purpose] = _pass(engine[route.purpose], targets[route.purpose], route, report, limits, tolerance_ms, True)
+        if writers_stopped and counters(first) != before:
+            # Something was written, perhaps elsewhere, perhaps an expiry. Then only a second look can tell.
+            for route in pending:
+                result = _pass(engine[route.purpose], targets[route.purpose], route, report, limits, tolerance_ms, False)
+                if result.differences:
+                    raise UntangleError(
+                        "%s was written to during the last pass (%s, database %d: %d keys changed), though its applications were "
+                        "said to be stopped. Nothing was switched over. Stop every writer (stop in redis_split_apps), or let "
+                        "redis_cutover fence them." % (admin.address, route.purpose, route.database, result.differences)
+                    )
+    except BaseException:
+        marks.lift(first, users)
+        raise
+    for route in pending:
+        target = targets[route.purpose]
+        mark = marks.read_target(target) or {}
+        # The commit of this purpose.
+        marks.write_target(target, {**mark, "state": "serving", "since": now(), "by": by})
+        marks.set_moved(first, route.database, route.purpose, route.where)
+    refused = time.monotonic() - began
+    facts = {}
+    for route in pending:
+        result = results[route.purpose]
+        facts[route.purpose] = {
+            "state": "cut_over",
+            "database": route.database,
+            "source": admin.address,
+            "target": route.where,
+            "keys_before": result.source_keys,
+            "keys_after": targets[route.purpose].size(),
+            "differences": result.differences,
+            "compare": result.summary(),
+            "compared": result.compared,
+            "last_pass_keys": result.repaired,
+            "fence": users,
+            "write_refused_seconds": round(refused, 3),
+        }
+    state.update("cut over", by, facts)
+    return {"changed": True, "fenced": users, "write_refused_seconds": round(refused, 3), "purposes": facts}
+
+
+def _finish(
+    sources: t.Mapping[str, Server],
+    targets: t.Mapping[str, Server],
+    routes: t.Sequence[Route],
+    places: t.Mapping[str, str],
+    state: State,
+    by: str,
+) -> bool:
+    """Complete what a broken-off cutover left: the marks of purposes that are committed already."""
+    changed = False
+    for route in routes:
+        source, target = sources[route.purpose], targets[route.purpose]
+        mark = marks.read_target(target) or {}
+        if mark.get("state") != "serving":
+            # The target came back without its data and its mark (a cache does). It serves all the same.
+            write = {"source": source.address, "database": route.database, "purpose": route.purpose, "state": "serving"}
+            marks.write_target(target, {**mark, **write, "since": now(), "by": by})
+            changed = True
+        if not marks.is_moved(source, route.database):
+            marks.set_moved(own_login(source, state), route.database, route.purpose, route.where)
+            changed = True
+        if state.purpose(route.purpose).get("state") not in ("cut_over", "retired"):
+            facts = {"state": "cut_over", "database": route.database, "source": source.address, "target": route.where}
+            state.update("cut over (finished)", by, {route.purpose: facts})
+            changed = True
+        noted = state.purpose(route.purpose)
+        lost = sorted(set(noted.get("fence") or ()) - set(marks.fenced(source))) if places[route.purpose] == "cut_over" else []
+        if lost:
+            # A source that restarted without saved users has forgotten its fence.
+            marks.put(own_login(source, state), lost)
+            changed = True
+    return changed
+
+
+def _pass(
+    source: Server, target: Server, route: Route, report: Report, limits: Limits, tolerance_ms: int, repair: bool
+) -> Result:
+    def progress(done: int, total: int) -> None:
+        report({"purpose": route.purpose, "phase": "last pass" if repair else "proof", "keys": done, "keys_total": total, "bytes": 0})
+
+    comparer = Comparer(source, target, limits, tolerance_ms, repair=repair, progress=progress)
+    if not repair:
+        return comparer.run()
+    mark = marks.read_target(target) or {}
+    with unbounded(target, mark):
+        result = comparer.run()
+    marks.write_target(target, mark)
+    demand_equal(result, source, target, route.purpose)
+    return result
+
+
+def returned(
+    source_options: t.Mapping[str, t.Any],
+    routes: t.Sequence[Route],
+    state: State,
+    by: str,
+    report: Report,
+    limits: Limits | None = None,
+    tolerance_ms: int = 0,
+    accept_loss: t.Sequence[str] = (),
+) -> dict[str, t.Any]:
+    """The way back: fence the targets, bring back what changed there, prove it, and let the old databases be written again."""
+    limits = limits or Limits()
+    sources = {r.purpose: Server(source_options, r.database) for r in routes}
+    admin = sources[routes[0].purpose]
+    targets = {r.purpose: r.open() for r in routes}
+    places = {r.purpose: standing(sources[r.purpose], targets[r.purpose], r, state) for r in routes}
+    serving = [r for r in routes if places[r.purpose] in ("cut_over", "retired")]
+    for route in serving:
+        empty = not targets[route.purpose].size() and sources[route.purpose].size()
+        if empty and not marks.read_target(targets[route.purpose]) and route.purpose not in accept_loss:
+            raise UntangleError(
+                "%s: %s serves this purpose and came back empty and without its mark: it lost what was written since the cutover. "
+                "To go back to database %d of %s as it was then, name %s in redis_split_accept_loss. Nothing was changed."
+                % (route.purpose, route.where, route.database, admin.address, route.purpose)
+            )
+    results = dict[str, Result]()
+    began = time.monotonic()
+    fenced: list[tuple[Server, list[str]]] = []
+    engine = {r.purpose: own_login(sources[r.purpose], state) for r in serving}
+    try:
+        for route in serving:
+            target = targets[route.purpose] = own_login(targets[route.purpose], state)
+            users = marks.choose(target, {route.target_database})
+            fenced.append((target, users))
+            marks.put(target, users)
+        for route in serving:
+            if route.purpose in accept_loss and not targets[route.purpose].size():
+                continue
+            results[route.purpose] = _back(targets[route.purpose], engine[route.purpose], route, report, limits, tolerance_ms)
+    except BaseException:
+        for target, users in fenced:
+            marks.lift(target, users)
+        raise
+    facts = {}
+    for route in serving:
+        target = targets[route.purpose]
+        mark = marks.read_target(target) or {"source": admin.address, "database": route.database, "purpose": route.purpose}
+        # The commit of the way back. Neither side takes writes between it and the lifting of the source's fence.
+        marks.write_target(target, {**mark, "state": "returned", "since": now(), "by": by})
+        done = results.get(route.purpose)
+        facts[route.purpose] = {"state": "returned", "returned_keys": done.repaired if done else 0}
+    changed = bool(serving)
+    for route in routes:
+        if marks.is_moved(sources[route.purpose], route.database):
+            marks.clear_moved(own_login(sources[route.purpose], state), route.database)
+            changed = True
+    if marks.fenced(admin):
+        lifted = marks.lift(own_login(admin, state))
+        changed = changed or bool(lifted)
+    if facts:
+        state.update("returned", by, facts)
+    elif changed:
+        state.update("fence lifted", by, {})
+    return {"changed": changed, "purposes": facts, "write_refused_seconds": round(time.monotonic() - began, 3)}
+
+
+def _back(target: Server, source: Server, route: Route, report: Report, limits: Limits, tolerance_ms: int) -> Result:
+    def progress(done: int, total: int) -> None:
+        report({"purpose": route.purpose, "phase": "return", "keys": done, "keys_total": total, "bytes": 0})
+
+    result = Comparer(target, source, limits, tolerance_ms, repair=True, progress=progress).run()
+    demand_equal(result, target, source, route.purpose)
+    return result

@@ -1,0 +1,234 @@
+# Copyright (c) 2026, the njoy.untangle authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Marks on the servers themselves, which say that a purpose has moved, and the fence that keeps writers off.
+
+None of them is a key. On the target: a function library that nobody calls, which travels and persists with the data and
+survives FLUSHALL. At the source: a disabled ACL user named for the database. A target older than 7.0 has no functions and
+gets a disabled ACL user as well.
+"""
+
+from __future__ import annotations
+
+import json
+import typing as t
+
+from ..errors import UntangleError
+from .server import Server
+
+LIBRARY = "untangle"
+OWN_USER = "untangle"
+MOVED = "untangle.moved.%d"
+BEFORE_FENCE = ".before-fence"
+_OLD_MARK = "untangle.mark."
+
+
+# --- the mark on the target ---------------------------------------------------------------------------------------------
+
+
+def _library(facts: t.Mapping[str, t.Any]) -> str:
+    text = json.dumps(facts, sort_keys=True)
+    return (
+        "#!lua name=%s\n-- njoy.untangle: %s\n"
+        "redis.register_function{function_name='%s_mark', callback=function() return 'see FUNCTION LIST' end, flags={'no-writes'}}\n"
+    ) % (LIBRARY, text, LIBRARY)
+
+
+def read_target(target: Server) -> dict[str, t.Any] | None:
+    """The mark: ``state`` (copying | copied | serving | returned), ``source``, ``database``, ``purpose``, and what was saved."""
+    if target.version < (7, 0):
+        for line in _acl_list(target):
+            if line.startswith("user " + _OLD_MARK):
+                return t.cast("dict[str, t.Any]", json.loads(bytes.fromhex(line.split()[1][len(_OLD_MARK) :])))
+        return None
+    found = target.raw("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")
+    for entry in found:
+        facts = dict(zip(entry[::2], entry[1::2]))
+        for line in facts[b"library_code"].decode().splitlines():
+            if line.startswith("-- njoy.untangle: "):
+                return t.cast("dict[str, t.Any]", json.loads(line.split(": ", 1)[1]))
+    return None
+
+
+def write_target(target: Server, facts: t.Mapping[str, t.Any], first: bool = False) -> None:
+    """Set the mark in one command. With ``first`` it is a lock: whoever comes second is refused by the server."""
+    if target.version < (7, 0):
+        for line in _acl_list(target):
+            if line.startswith("user " + _OLD_MARK):
+                target.run("ACL", "DELUSER", line.split()[1])
+        target.run("ACL", "SETUSER", _OLD_MARK + json.dumps(facts, sort_keys=True).encode().hex(), "off")
+        return
+    try:
+        target.run("FUNCTION", "LOAD", *([] if first else ["REPLACE"]), _library(facts))
+    except UntangleError as exc:
+        if first and "already exists" in exc.message:
+            raise UntangleError("%s is being filled by somebody else: %s" % (target.address, read_target(target))) from exc
+        raise
+
+
+def clear_target(target: Server) -> None:
+    if read_target(target) is None:
+        return
+    if target.version < (7, 0):
+        for line in _acl_list(target):
+            if line.startswith("user " + _OLD_MARK):
+                target.run("ACL", "DELUSER", line.split()[1])
+    else:
+        target.run("FUNCTION", "DELETE", LIBRARY)
+
+
+# --- the mark at the source ---------------------------------------------------------------------------------------------
+
+
+def is_moved(source: Server, database: int) -> str | None:
+    """``purpose@address`` where the database has moved to, or None."""
+    prefix = "user " + MOVED % database + " "
+    for line in _acl_list(source):
+        if line.startswith(prefix):
+            names = [w[1:] for w in line.split() if w.startswith("~")]
+            return names[0] if names else "?"
+    return None
+
+
+def set_moved(source: Server, database: int, purpose: str, where: str) -> None:
+    source.run("ACL", "SETUSER", MOVED % database, "reset", "off", "~%s@%s" % (purpose, where))
+    _save(source)
+
+
+def clear_moved(source: Server, database: int) -> None:
+    source.run("ACL", "DELUSER", MOVED % database)
+    _save(source)
+
+
+# --- the engine's own user ----------------------------------------------------------------------------------------------
+
+
+def own_user(server: Server, password: str) -> dict[str, t.Any]:
+    """Make the engine's own user on a server (a fence may shut out the one that it came with) and return its connection."""
+    words = ["on", "resetpass", ">" + password, "allkeys", "+@all"] + (["allchannels"] if server.version >= (6, 2) else [])
+    server.run("ACL", "SETUSER", OWN_USER, *words)
+    _save(server)
+    return dict(server.options, username=OWN_USER, password=password)
+
+
+def drop_own_user(server: Server) -> None:
+    server.run("ACL", "DELUSER", OWN_USER)
+    _save(server)
+
+
+# --- the fence ----------------------------------------------------------------------------------------------------------
+
+
+def fenced(server: Server) -> list[str]:
+    """Users whose rules are kept beside them: the existence of that copy is the fence."""
+    names = [line.split()[1] for line in _acl_list(server)]
+    return sorted(n[: -len(BEFORE_FENCE)] for n in names if n.endswith(BEFORE_FENCE))
+
+
+def databases_in_use(server: Server) -> set[int]:
+    return {int(name[2:]) for name in server.info("keyspace") if name.startswith("db")}
+
+
+def choose(server: Server, databases: t.Collection[int], wanted: t.Sequence[str] = ()) -> list[str]:
+    """The users to fence so that nobody writes to these databases, or a sentence why that cannot be.
+
+    Where every database in use moves, all users are fenced. Else only users that are seen on these databases and on no other.
+    """
+    enabled = []
+    for line in _acl_list(server):
+        words = line.split()
+        if words[2] == "on" and words[1] != OWN_USER and not words[1].endswith(BEFORE_FENCE):
+            enabled.append(words[1])
+    already = fenced(server)
+    staying = sorted(databases_in_use(server) - set(databases))
+    seen = users_by_database(server)
+    elsewhere = {user: sorted(set(used) - set(databases)) for user, used in seen.items()}
+    if wanted:
+        missing = sorted(set(wanted) - set(enabled) - set(already))
+        if missing:
+            raise UntangleError("%s has no enabled user %s. Correct redis_split_fence." % (server.address, ", ".join(missing)))
+        chosen = list(wanted)
+    elif not staying:
+        return sorted(set(enabled) | set(already))
+    else:
+        chosen = sorted(u for u, used in seen.items() if set(used) & set(databases) and u != OWN_USER)
+    shared = ["%s (database %s)" % (u, ", ".join(map(str, elsewhere[u]))) for u in chosen if elsewhere.get(u)]
+    if "default" in chosen and staying and not shared:
+        shared = ["default (databases %s hold data)" % ", ".join(map(str, staying))]
+    if shared:
+        raise UntangleError(
+            "%s cannot be fenced: these users also work on databases that stay: %s. Give the applications that stay a user of "
+            "their own, or let the applications that move be stopped (stop and start in redis_split_apps)."
+            % (server.address, "; ".join(shared))
+        )
+    if not chosen:
+        raise UntangleError(
+            "%s: no client is connected to database %s, so nobody can be named to be fenced, while databases %s stay. Name the "
+            "users of the applications in redis_split_fence, or give stop and start in redis_split_apps."
+            % (server.address, ", ".join(map(str, sorted(databases))), ", ".join(map(str, staying)))
+        )
+    return chosen
+
+
+def users_by_database(server: Server) -> dict[str, list[int]]:
+    """User to the databases that its connections have selected just now, our own connections left out."""
+    found: dict[str, set[int]] = {}
+    for line in server.raw("CLIENT", "LIST").decode(errors="replace").splitlines():
+        facts = dict(word.split("=", 1) for word in line.split(" ") if "=" in word)
+        if facts.get("name", "").startswith("untangle") or "M" in facts.get("flags", "") or "S" in facts.get("flags", ""):
+            continue
+        found.setdefault(facts.get("user", "default"), set()).add(int(facts.get("db", 0)))
+    return {user: sorted(used) for user, used in found.items()}
+
+
+def put(server: Server, users: t.Sequence[str]) -> int:
+    """Take the right to write from all these users in one transaction and cut their connections. Returns the offset.
+
+    What was waiting or blocked is cut off and not executed, so nothing is written after the offset. ``clearselectors`` closes
+    the way around by ACL selectors, ``-@scripting`` that of scripts which hide a refusal.
+    """
+    rules = {line.split()[1]: line.split()[2:] for line in _acl_list(server)}
+    weaken = ["-@write", "-@scripting"]
+    if server.version >= (7, 0):
+        # Reading the mark stays allowed: a fenced login must still be able to see that it is.
+        weaken = ["clearselectors", *weaken, "+function|list"]
+    commands: list[tuple[t.Any, ...]] = [("MULTI",)]
+    for user in users:
+        if user + BEFORE_FENCE not in rules:
+            commands.append(("ACL", "SETUSER", user + BEFORE_FENCE, "reset", *[w for w in rules[user] if w not in ("on", "off")], "off"))
+        commands.append(("ACL", "SETUSER", user, *weaken))
+        commands.append(("CLIENT", "KILL", "TYPE", "normal", "USER", user, "SKIPME", "yes"))
+    commands += [("INFO", "replication"), ("EXEC",)]
+    replies = server.batch(commands)[-1]
+    for reply in replies or []:
+        if isinstance(reply, Exception):
+            lift(server, users)
+            raise UntangleError("%s: the fence could not be put up: %s. It was taken away again." % (server.address, reply))
+    _save(server)
+    text = replies[-1].decode()
+    return int(text.split("master_repl_offset:", 1)[1].split("\r\n", 1)[0])
+
+
+def lift(server: Server, users: t.Sequence[str] | None = None) -> list[str]:
+    """Give fenced users (default: all) their rules back. Returns whom."""
+    rules = {line.split()[1]: line.split()[2:] for line in _acl_list(server)}
+    lifted = [u for u in fenced(server) if users is None or u in users]
+    commands: list[tuple[t.Any, ...]] = [("MULTI",)]
+    for user in lifted:
+        kept = [w for w in rules[user + BEFORE_FENCE] if w not in ("on", "off")]
+        commands.append(("ACL", "SETUSER", user, "reset", *kept, "on"))
+        commands.append(("ACL", "DELUSER", user + BEFORE_FENCE))
+    if lifted:
+        server.batch([*commands, ("EXEC",)])
+        _save(server)
+    return lifted
+
+
+def _acl_list(server: Server) -> list[str]:
+    return [line.decode() for line in server.raw("ACL", "LIST")]
+
+
+def _save(server: Server) -> None:
+    """Where the users live in a file of their own, they survive a restart only when saved."""
+    if server.config("aclfile"):
+        server.run("ACL", "SAVE")

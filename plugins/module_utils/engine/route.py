@@ -1,0 +1,159 @@
+# Copyright (c) 2026, the njoy.untangle authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A route: one source database on its way to one target, where it stands, and what must hold before it is touched."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import typing as t
+
+from .. import connection
+from ..errors import UntangleError
+from . import compare, marks
+from .server import Server
+from .state import State
+
+
+@dataclasses.dataclass
+class Route:
+    """``target`` is a connection; ``purpose`` names both what the database is for and the instance that will serve it."""
+
+    purpose: str
+    database: int
+    target: dict[str, t.Any]
+    target_database: int = 0
+
+    @property
+    def where(self) -> str:
+        return connection.address(self.target)
+
+    def open(self) -> Server:
+        return Server(self.target, self.target_database, "the target of " + self.purpose)
+
+
+def routes(raw: t.Sequence[t.Mapping[str, t.Any]]) -> list[Route]:
+    """Routes from module options. Two of them must not share a database, a purpose or a target."""
+    found = [Route(str(r["purpose"]), int(r["database"]), dict(r["target"]), int(r.get("target_database") or 0)) for r in raw]
+    for what, values in (
+        ("database", [r.database for r in found]),
+        ("purpose", [r.purpose for r in found]),
+        ("target", [(r.where, r.target_database) for r in found]),
+    ):
+        twice = sorted({str(v) for v in values if values.count(v) > 1})
+        if twice:
+            raise UntangleError("Two routes have the same %s: %s. Correct routes." % (what, ", ".join(twice)))
+    return found
+
+
+def standing(source: Server, target: Server, route: Route, state: State) -> str:
+    """Where a purpose stands: planned, copying, copied, cut_over, returned or retired.
+
+    Three witnesses say that it has moved, and any one is enough: the target's mark, the source's mark, split.json. The one
+    exception is a target that says it was returned: that is written when the way back is complete.
+    """
+    mark = marks.read_target(target) or {}
+    noted = state.purpose(route.purpose).get("state")
+    if mark.get("state") == "returned":
+        return "returned"
+    if mark.get("state") == "serving" or marks.is_moved(source, route.database) or noted in ("cut_over", "retired"):
+        return "retired" if noted == "retired" else "cut_over"
+    return str(mark.get("state") or "planned")
+
+
+def check(source: Server, target: Server, route: Route) -> None:
+    """What can be known about a pair of servers before anything is changed on either."""
+    if target.run_id == source.run_id:
+        raise UntangleError(
+            "%s: the target %s is the source itself. Give the purpose a port of its own." % (route.purpose, route.where)
+        )
+    for server in (source, target):
+        if int(server.info("cluster").get("cluster_enabled") or 0):
+            raise UntangleError("%s is a Redis Cluster, which has no logical databases. Name a standalone server." % server.address)
+    if str(target.info("replication").get("role")) != "master":
+        raise UntangleError("%s: %s is a replica and takes no writes. Name its master." % (route.purpose, route.where))
+    skew = abs(source.time_ms() - target.time_ms())
+    if skew > 2000:
+        raise UntangleError(
+            "The clocks of %s and %s differ by %.1f s, and expiry is kept as points in time: keys would live longer or shorter. "
+            "Set the clocks (NTP), then run again." % (source.address, route.where, skew / 1000.0)
+        )
+    if marks.read_target(target) is None:
+        canary(source, target, route)
+
+
+def canary(source: Server, target: Server, route: Route) -> None:
+    """Restore one payload of the source on the target: the server knows better than any table which versions it takes."""
+    cursor, names = "0", []
+    while not names:
+        cursor, names = source.raw("SCAN", cursor, "COUNT", 100)
+        if cursor == b"0":
+            break
+    payload = next((p for p in (source.client.dump(n) for n in names[:5]) if p), None)
+    if payload is None:
+        return
+    name = b"untangle:canary:" + os.urandom(8).hex().encode()
+    try:
+        target.run("RESTORE", name, 60000, payload)
+    except UntangleError as exc:
+        if "payload version or checksum" in exc.message or "Bad data format" in exc.message:
+            raise UntangleError(
+                "%s: %s is %s %s and does not take the data format of %s %s at %s. Run an image or package of at least that "
+                "version for this purpose." % (
+                    route.purpose, route.where, target.flavour, target.release, source.flavour, source.release, source.address,
+                )
+            ) from exc  # fmt: skip
+        if "OOM" not in exc.message:
+            raise
+    finally:
+        target.run("UNLINK", name)
+
+
+@contextlib.contextmanager
+def unbounded(target: Server, mark: t.MutableMapping[str, t.Any]) -> t.Iterator[None]:
+    """The target without memory limit and eviction while it is filled; its own values afterwards, whatever happens.
+
+    They are kept in the mark, so that they come back even when this process does not end by itself.
+    """
+    if "maxmemory" not in mark:
+        mark.update({"maxmemory": target.config("maxmemory"), "maxmemory-policy": target.config("maxmemory-policy")})
+        marks.write_target(target, mark)
+    target.run("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    target.run("CONFIG", "SET", "maxmemory", "0")
+    try:
+        yield
+    except BaseException:
+        if not over_limit(target, mark):
+            restore_limits(target, mark)
+            marks.write_target(target, mark)
+        raise
+    if over_limit(target, mark):
+        # Never below what is there: a cache would begin to evict what was just copied, a queue to refuse.
+        raise UntangleError(
+            "%s holds more than its maxmemory of %s bytes. Raise maxmemory of the purpose, provision it, and run again."
+            % (target.address, mark.get("maxmemory"))
+        )
+    restore_limits(target, mark)
+
+
+def over_limit(target: Server, mark: t.Mapping[str, t.Any]) -> bool:
+    limit = int(mark.get("maxmemory") or 0)
+    return bool(limit) and int(target.info("memory").get("used_memory") or 0) > limit
+
+
+def restore_limits(target: Server, mark: t.MutableMapping[str, t.Any]) -> None:
+    for name in ("maxmemory", "maxmemory-policy"):
+        if mark.get(name) is not None:
+            target.run("CONFIG", "SET", name, mark[name])
+    mark.pop("maxmemory", None)
+    mark.pop("maxmemory-policy", None)
+
+
+def adopt(source: Server, target: Server, route: Route, limits: t.Any, progress: compare.Progress) -> bool:
+    """Whether a target that holds keys and no mark may be taken as ours: only if it equals the source, key by key."""
+    sizes = source.size(), target.size()
+    if abs(sizes[0] - sizes[1]) * 100 > max(sizes):
+        return False
+    return compare.Comparer(source, target, limits, progress=progress).run().differences == 0
