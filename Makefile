@@ -1,28 +1,75 @@
 # `make help` lists the targets. PYTHON=/path/to/python3 chooses the interpreter of .venv.
 SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
+# one after the other: the tests measure times and share two cores
+.NOTPARALLEL:
+
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.venv/collections
 
 RUN := .venv/.ready-run
 DEV := .venv/.ready-dev
+PYTEST := pytest -q
 
 .PHONY: help
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# -- use it ------------------------------------------------------------------------------------------------------------
+
 $(RUN): tools/setup.sh requirements/run.txt requirements/collections.txt
 	@tools/setup.sh run
 	@touch $@
 
-$(DEV): $(RUN) requirements/dev.txt
+$(DEV): $(RUN) requirements/dev.txt requirements/test.txt
 	@tools/setup.sh dev
 	@touch $@
 
-.PHONY: setup setup-dev
+.PHONY: setup demo demo-clean
 setup: $(RUN) ## build .venv with what the playbooks need
+demo: $(RUN) ## split a real Redis with three databases on this machine, and show the proof
+	@demo/run.sh
+demo-clean: ## take away what the demo made
+	@demo/clean.sh
+
+# -- test it -----------------------------------------------------------------------------------------------------------
+
+.PHONY: test unit lint integration faults units-matrix sanity molecule build bench testbed setup-dev clean
+test: lint unit units-matrix build sanity integration molecule ## everything below, as .ci/run runs it
+
 setup-dev: $(DEV) ## add the test tools to .venv
 
-.PHONY: unit
+testbed: ## Docker, images and test servers on this machine (root or sudo)
+	@tests/testbed/up.sh
+
 unit: $(DEV) ## unit tests, no server needed
-	pytest -q tests/unit
+	$(PYTEST) tests/unit
+
+units-matrix: $(DEV) ## unit tests under the oldest and the newest ansible-core
+	@tools/units-matrix.sh
+
+lint: $(DEV) ## ansible-lint, yamllint, ruff, mypy, shellcheck, defaults against argument_specs
+	@tools/lint.sh
+
+integration: $(DEV) testbed ## modules and playbooks against real servers
+	$(PYTEST) tests/integration
+
+faults: $(DEV) testbed ## servers, jobs and controllers killed at any moment
+	$(PYTEST) tests/faults
+
+sanity: $(DEV) ## ansible-test sanity
+	@tools/ansible-test.sh sanity --venv
+
+molecule: $(DEV) testbed ## the roles on hosts of their own
+	@tools/molecule.sh
+
+build: $(DEV) ## build the tarball, install it, look at it as a user does
+	@tools/check_build.sh
+
+bench: $(RUN) testbed ## measure the copy; ends with one line of JSON
+	@python tests/bench/bench.py
+
+clean: ## remove .venv, caches and build products
+	rm -rf .venv .venv-* .cache .ansible dist
