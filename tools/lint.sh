@@ -24,6 +24,6 @@ check "argument specs" python tools/check_argument_specs.py
 check shellcheck shellcheck --severity=style -x "${scripts[@]}"
 check yamllint yamllint --strict .
 # --offline: no collection is fetched, they are in .venv
-check ansible-lint ansible-lint --offline --profile production --strict -q
+check ansible-lint ansible-lint --offline --profile production --strict --nocolor -q
 
 [ ${#failed[@]} = 0 ] || { echo "lint: failed: ${failed[*]}"; exit 1; }

@@ -13,6 +13,7 @@ python_of() { # 3.11 -> the path of such an interpreter
 }
 
 ran=0
+failed=()
 run() { # ANSIBLE-CORE PYTHON
     local core=$1 python venv=.cache/venv-core-$1 wanted
     python=$(python_of "$2")
@@ -26,9 +27,10 @@ run() { # ANSIBLE-CORE PYTHON
         echo "$wanted" > "$venv/.made"
     fi
     echo "units-matrix: ansible-core $core, $("$python" --version)"
-    PATH=$PWD/$venv/bin:$PATH "$venv/bin/python" -m pytest -q tests/unit
+    PATH=$PWD/$venv/bin:$PATH "$venv/bin/python" -m pytest -q tests/unit || failed+=("$core")
     ran=$((ran + 1))
 }
 run 2.17.14 3.11
 run 2.21.5 3.13
 [ $ran -gt 0 ] || { echo "units-matrix: neither Python 3.11 nor 3.13 is here" >&2; exit 1; }
+[ ${#failed[@]} = 0 ] || { echo "units-matrix: failed under ansible-core ${failed[*]}" >&2; exit 1; }
