@@ -338,7 +338,8 @@ def look(params: dict) -> dict:
     import redis
 
     source = params["source"]
-    client = connection.connect(source, client_name=keyspace.OWN_NAME)
+    # nameless: a user that may not even give its connection a name shall see what it may see
+    client = connection.connect(source, client_name="")
     try:
         return keyspace.facts(
             client, params["plan"], settings=params["settings"], memory_sample=params["memory_sample"]

@@ -226,15 +226,36 @@ def test_a_plan_without_numbers_is_refused(entry):
 
 
 def test_memory_of_every_key_is_a_sum():
-    assert keyspace.memory_estimate([100, 300], 2, every_key=True) == {"bytes": 400, "margin": 0, "sampled": 2}
+    assert keyspace.memory_estimate([100, 300], 2, every_key=True) == {
+        "bytes": 400 + 2 * keyspace.TABLE_BYTES,
+        "margin": 0,
+        "sampled": 2,
+    }
     assert keyspace.memory_estimate([], 0, every_key=True) == {"bytes": 0, "margin": 0, "sampled": 0}
 
 
 def test_memory_of_a_sample_is_its_mean_times_the_keys():
-    assert keyspace.memory_estimate([100] * 10, 1000, every_key=False) == {"bytes": 100_000, "margin": 0, "sampled": 10}
+    assert keyspace.memory_estimate([100] * 10, 1000, every_key=False, expiries=500) == {
+        "bytes": (100 + keyspace.TABLE_BYTES) * 1000 + 500,
+        "margin": 0,
+        "sampled": 10,
+    }
     even = keyspace.memory_estimate([90, 110] * 100, 1_000_000, every_key=False)
-    assert (even["bytes"], even["sampled"]) == (100_000_000, 200)
+    assert (even["bytes"], even["sampled"]) == ((100 + keyspace.TABLE_BYTES) * 1_000_000, 200)
     # 1.96 standard errors of the mean
     assert even["margin"] == pytest.approx(1.96 * 10 / 200**0.5 * 1_000_000, rel=0.01)
     uneven = keyspace.memory_estimate([100] * 199 + [1_000_000], 1_000_000, every_key=False)
     assert uneven["margin"] > uneven["bytes"]
+
+
+def test_the_table_of_expiries():
+    reply = [
+        b"peak.allocated",
+        1,
+        b"db.0",
+        [b"overhead.hashtable.main", 50, b"overhead.hashtable.expires", 20],
+        b"db.dict.rehashing.count",
+        0,
+    ]
+    assert keyspace.parse_tables(reply) == {0: 20}
+    assert keyspace.parse_tables(None) == {}

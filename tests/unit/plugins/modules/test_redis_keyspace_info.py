@@ -12,7 +12,7 @@ import pytest
 import redis
 from ansible.module_utils import basic
 
-from ansible_collections.njoy.untangle.plugins.module_utils import connection
+from ansible_collections.njoy.untangle.plugins.module_utils import connection, keyspace
 from ansible_collections.njoy.untangle.plugins.module_utils.errors import UntangleError
 from ansible_collections.njoy.untangle.plugins.modules import redis_keyspace_info
 
@@ -74,7 +74,7 @@ class Recorded:
     def client(self, what, *rest):
         if what == "LIST":
             return "\n".join(self.recorded["client_list"]).encode()
-        return {"ID": self.recorded["client_id"], "NO-TOUCH": b"OK"}[what]
+        return self.recorded["client_id"] if what == "ID" else b"OK"
 
     def slowlog(self, what, *rest):
         return self.recorded["slowlog_len"] if what == "LEN" else self.recorded["slowlog"]
@@ -88,8 +88,8 @@ class Recorded:
     def scan(self, cursor, count, number):
         return [b"0", [b"key:%d" % n for n in range(min(3, number))]]
 
-    def memory(self, usage, key):
-        return 100 + self.database
+    def memory(self, what, *key):
+        return 100 + self.database if key else []
 
     def disconnect(self):
         pass
@@ -140,7 +140,7 @@ def test_facts(run, server, check):
         (12, None, None, 1, True),
     ]
     assert result["databases"][1]["clients"]["connections"] == 2
-    assert result["databases"][1]["memory"] == {"bytes": 3 * 105, "margin": 0, "sampled": 3}
+    assert result["databases"][1]["memory"] == {"bytes": 3 * (105 + keyspace.TABLE_BYTES), "margin": 0, "sampled": 3}
     assert [finding["severity"] for finding in result["findings"]] == [
         "warning",
         "warning",
