@@ -91,15 +91,12 @@ def redis_connection(
 
 
 @_sentences
-def container_memory(purpose: t.Mapping[str, t.Any]) -> int:
-    """See container_memory.yml."""
-    return profiles.container_memory(purpose["profile"], int(purpose["maxmemory"]))
-
-
-@_sentences
-def stop_seconds(purpose: t.Mapping[str, t.Any]) -> int:
-    """See stop_seconds.yml."""
-    return profiles.stop_seconds(purpose["settings"])
+def redis_limits(purpose: t.Mapping[str, t.Any]) -> dict[str, int]:
+    """See redis_limits.yml."""
+    return {
+        "memory": profiles.container_memory(purpose["profile"], int(purpose["maxmemory"])),
+        "stop_seconds": profiles.stop_seconds(purpose["settings"]),
+    }
 
 
 class FilterModule:
@@ -116,6 +113,5 @@ class FilterModule:
             "redis_url": redis_url,
             "redis_endpoint": redis_endpoint,
             "redis_connection": redis_connection,
-            "container_memory": container_memory,
-            "stop_seconds": stop_seconds,
+            "redis_limits": redis_limits,
         }

@@ -1,0 +1,330 @@
+# Copyright (c) 2026, the njoy.untangle authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a host has, what it runs of ours, and what stands in the way. Reads only; answers with one line of JSON.
+
+Run by the role on the managed host, with the question as JSON in the first argument.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import json
+import os
+import pwd
+import re
+import shutil
+import socket
+import subprocess
+import sys
+
+ASK_IMAGE = """
+server=$(command -v valkey-server || command -v redis-server) || exit 3
+echo "$server"; echo "${server%server}cli"; "$server" --version; stat -c '%u %g' /data 2>/dev/null || echo '999 999'
+"""
+
+
+def run(*words):
+    """(exit code, output) of a command; 127 where it is not there."""
+    try:
+        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=120)
+    except OSError as exc:
+        return 127, str(exc)
+    except subprocess.TimeoutExpired:
+        return 124, "%s did not answer within two minutes" % words[0]
+    return done.returncode, done.stdout if done.returncode == 0 else (done.stderr or done.stdout)
+
+
+def read(path):
+    try:
+        with open(path, errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def version_of(text):
+    found = re.search(r"v=(\d[0-9.]*)", text)
+    return found.group(1) if found else ""
+
+
+def server_on_host(asked, problems):
+    """The server's binary, its command line client and its version."""
+    names = [asked] if asked else ["redis-server", "valkey-server"]
+    places = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin"
+    path = next(filter(None, (shutil.which(name, path=places) for name in names)), None)
+    if not path:
+        problems.append(
+            "%s is not on this host. Install redis-server or valkey-server there, name its path in "
+            "redis_instances_server, or use redis_instances_backend: compose." % " or ".join(names)
+        )
+        return {}
+    client = re.sub("server$", "cli", path)
+    if not os.access(client, os.X_OK):
+        client = next(filter(None, (shutil.which(name, path=places) for name in ("redis-cli", "valkey-cli"))), None)
+    version = version_of(run(path, "--version")[1])
+    if not client or not version:
+        problems.append(
+            "%s. Name another binary in redis_instances_server, or install the package's command line client."
+            % ("%s does not tell its version" % path if client else "there is no redis-cli or valkey-cli beside %s" % path)
+        )
+        return {}
+    return {"path": path, "cli": client, "version": version, "flavour": "valkey" if "valkey" in path else "redis"}
+
+
+def server_in_image(image, problems):
+    """The same of an image, and the user that its /data belongs to. Empty where the image is not here yet."""
+    code, text = run("docker", "version", "--format", "{{.Server.Version}}")
+    if code:
+        problems.append(
+            "the Docker engine does not answer (%s). Start it, let this user use it, or use redis_instances_backend: host."
+            % (text.strip().splitlines() or ["no reason given"])[-1]
+        )
+        return {}, {}
+    engine = {"version": text.strip()}
+    code, text = run("docker", "compose", "version", "--short")
+    if code:
+        problems.append("the Compose plugin is not on this host (docker compose). Install it, or use redis_instances_backend: host.")
+    if run("docker", "image", "inspect", "--format", "{{.Id}}", image)[0]:
+        return engine, {}
+    code, text = run("docker", "run", "--rm", "--network", "none", "--entrypoint", "sh", image, "-c", ASK_IMAGE)
+    lines = text.split("\n")
+    if code or len(lines) < 4 or not version_of(lines[2]):
+        problems.append("the image %s holds no redis-server or valkey-server. Name another in redis_instances_image." % image)
+        return engine, {}
+    uid, gid = lines[3].split()
+    return engine, {
+        "path": lines[0],
+        "cli": lines[1],
+        "version": version_of(lines[2]),
+        "flavour": "valkey" if "valkey" in lines[0] else "redis",
+        "uid": int(uid) or 999,
+        "gid": int(gid) or 999,
+    }
+
+
+def run_as(asked, flavour, problems):
+    """The user that an instance runs as: root gives its rights away, anybody else keeps their own."""
+    if os.getuid():
+        return {"name": pwd.getpwuid(os.getuid()).pw_name, "uid": os.getuid(), "gid": os.getgid(), "by": []}
+    for name in [asked] if asked else [flavour, "redis", "valkey"]:
+        try:
+            found = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        if found.pw_uid == 0:
+            return {"name": name, "uid": 0, "gid": 0, "by": []}
+        setpriv = shutil.which("setpriv", path=os.environ.get("PATH", "") + ":/usr/bin:/bin")
+        if not setpriv:
+            problems.append("setpriv (util-linux) is not on this host; without it an instance cannot run as user %s. Install it." % name)
+        by = [setpriv, "--reuid=%d" % found.pw_uid, "--regid=%d" % found.pw_gid, "--clear-groups", "--no-new-privs", "--"]
+        return {"name": name, "uid": found.pw_uid, "gid": found.pw_gid, "by": by}
+    problems.append(
+        "user %s is not on this host, and an instance should not run as root. Create it, or name another in redis_instances_user."
+        % (asked or "redis or valkey")
+    )
+    return {"name": "root", "uid": 0, "gid": 0, "by": []}
+
+
+def barred(path, uid, gid):
+    """The first directory above `path` that a user cannot pass through."""
+    while path != "/":
+        path = os.path.dirname(path)
+        try:
+            found = os.stat(path)
+        except OSError:
+            continue
+        bit = 0o100 if found.st_uid == uid else 0o010 if found.st_gid == gid else 0o001
+        if not found.st_mode & bit:
+            return path
+    return ""
+
+
+def alive(pid, command=None, cwd=None):
+    """Whether a process with that number is the one that is meant, and no stranger that got its number."""
+    if not pid.isdigit():
+        return False
+    try:
+        if command is not None:
+            return command in read("/proc/%s/cmdline" % pid).replace("\0", " ")
+        return os.readlink("/proc/%s/cwd" % pid) == cwd and "-server" in read("/proc/%s/comm" % pid) + os.readlink("/proc/%s/exe" % pid)
+    except OSError:
+        return False
+
+
+def who_listens(port):
+    """` by NAME (pid N)` of the process that listens on a port, where it can be seen."""
+    wanted = set()
+    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in read(path).splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and int(words[1].rpartition(":")[2], 16) == port:
+                wanted.add("socket:[%s]" % words[9])
+    for link in glob.glob("/proc/[0-9]*/fd/*"):
+        try:
+            if os.readlink(link) in wanted:
+                pid = link.split("/")[2]
+                return " by %s (pid %s)" % (read("/proc/%s/comm" % pid).strip(), pid)
+        except OSError:
+            pass
+    return ""
+
+
+def check_listen(one, running_there, problems):
+    """The address as numbers, and whether a server could listen there."""
+    where = "purpose %s" % one["name"]
+    try:
+        found = socket.getaddrinfo(one["address"], one["port"], 0, socket.SOCK_STREAM)
+    except OSError as exc:
+        problems.append("%s: this host cannot resolve address %s (%s). Give the purpose an IP address." % (where, one["address"], exc))
+        return ""
+    # one family is enough: a name with both would need both to be on this host
+    family, _kind, _proto, _name, place = found[0]
+    address = place[0]
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            if not running_there:
+                probe.bind(place)
+                probe.listen(1)
+        except OSError as exc:
+            if exc.errno == errno.EADDRINUSE:
+                problems.append(
+                    "%s: port %s on %s is in use%s. Choose another port for it in redis_split_purposes, or stop what uses it."
+                    % (where, one["port"], address, who_listens(one["port"]))
+                )
+            elif exc.errno == errno.EADDRNOTAVAIL:
+                problems.append(
+                    "%s: address %s is not an address of this host. Give the purpose the address that the instance is to listen on."
+                    % (where, address)
+                )
+            else:
+                problems.append("%s: nothing can listen on %s port %s (%s). Choose another port." % (where, address, one["port"], exc))
+    return address
+
+
+def containers(names):
+    """Our containers by purpose, as docker inspect gives them."""
+    if not names or not shutil.which("docker"):
+        return {}
+    # the answer is a list of those that exist, whatever the exit code says about the others
+    try:
+        done = subprocess.run(
+            ["docker", "container", "inspect"] + ["untangle-%s" % name for name in names],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            universal_newlines=True,
+            timeout=120,
+        )
+        found = json.loads(done.stdout or "[]")
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return {}
+    return {one["Name"].lstrip("/")[len("untangle-") :]: one for one in found}
+
+
+def existing(name, home, container):
+    """What there is of one instance already."""
+    found = {"backend": "", "running": False, "unit": "", "supervisor": "", "server": "", "container": False, "applied": {}}
+    for line in read(os.path.join(home, "applied")).splitlines():
+        key, _equals, value = line.partition("=")
+        found["applied"][key] = value
+    if container:
+        found.update(backend="compose", container=True, running=bool(container["State"]["Running"]))
+        labels = container["Config"]["Labels"] or {}
+        found["directory"] = labels.get("com.docker.compose.project.working_dir", "")
+        found["label"] = labels.get("njoy.untangle.config", "")
+    elif os.path.exists(os.path.join(home, "compose.yaml")):
+        found["backend"] = "compose"
+    unit = "/etc/systemd/system/untangle-%s.service" % name
+    if os.path.exists(unit):
+        found["unit"] = unit
+        found["backend"] = "host"
+        if home + "/" in read(unit):
+            found["running"] = run("systemctl", "is-active", "--quiet", os.path.basename(unit))[0] == 0
+        else:
+            found["directory"] = unit
+    elif found["backend"] != "compose" and os.path.exists(os.path.join(home, "instance")):
+        found["backend"] = "host"
+        pid = read(os.path.join(home, "supervisor.pid")).strip()
+        found["supervisor"] = pid if alive(pid, command=os.path.join(home, "instance") + " run") else ""
+        pid = read(os.path.join(home, "data", "server.pid")).strip()
+        found["server"] = pid if alive(pid, cwd=os.path.join(home, "data")) else ""
+        found["running"] = bool(found["supervisor"])
+    found["alive"] = bool(found["running"] or found["server"])
+    return found
+
+
+def main():
+    asked = json.loads(sys.argv[1])
+    asked["instances"] = [
+        {"name": name, "address": address, "port": int(port)} for name, address, port in asked["instances"]
+    ]
+    problems = []
+    root = os.getuid() == 0
+    state = "/var/lib/untangle" if root else os.path.expanduser("~/.local/state/untangle")
+    directory = (asked["dir"] or os.path.join(state, "instances")).rstrip("/")
+    answer = {
+        "root": root,
+        "dir": directory,
+        "secrets_dir": asked["secrets_dir"] or os.path.join(os.path.dirname(directory), "secrets"),
+        # as sd_booted(3) has it; an ordinary user's services would end with their last login
+        "systemd": root and os.path.isdir("/run/systemd/system"),
+        "engine": {},
+        "server": {},
+        "instances": {},
+        "tls_sha": "",
+    }
+    present = asked["state"] == "present"
+    compose = asked["backend"] == "compose"
+    if not os.path.isabs(directory):
+        problems.append("redis_instances_dir is %s. Write it as an absolute path." % directory)
+    if present and compose:
+        answer["engine"], answer["server"] = server_in_image(asked["image"], problems)
+        uid, gid = answer["server"].get("uid", 999), answer["server"].get("gid", 999)
+        # an ordinary user cannot give files away: the container runs as that user
+        answer["run_as"] = {"uid": uid if root else os.getuid(), "gid": gid if root else os.getgid()}
+    elif present:
+        answer["server"] = server_on_host(asked["server"], problems)
+        answer["run_as"] = run_as(asked["user"], answer["server"].get("flavour", "redis"), problems)
+        bar = barred(os.path.join(directory, "x"), answer["run_as"]["uid"], answer["run_as"]["gid"])
+        if bar and answer["run_as"]["uid"]:
+            problems.append(
+                "directory %s does not let user %s through to its instance. Allow it (chmod a+x), or set redis_instances_dir to another place."
+                % (bar, answer["run_as"]["name"])
+            )
+    if present and asked["tls"]:
+        digest = hashlib.sha256()
+        for key in ("ca_file", "cert_file", "key_file"):
+            try:
+                with open(asked["tls"].get(key) or "", "rb") as file:
+                    digest.update(file.read())
+            except OSError as exc:
+                problems.append("redis_instances_tls: %s cannot be read on this host (%s). Put the file there, or name another." % (key, exc))
+        answer["tls_sha"] = digest.hexdigest()
+    found = containers([one["name"] for one in asked["instances"]])
+    for one in asked["instances"]:
+        home = os.path.join(directory, one["name"])
+        seen = existing(one["name"], home, found.get(one["name"]))
+        where = "purpose %s" % one["name"]
+        if seen.get("directory") not in (None, home):
+            problems.append(
+                "%s: untangle-%s on this host belongs to another installation (%s). Choose another name, or remove that one first."
+                % (where, one["name"], seen["directory"] or "unknown")
+            )
+        elif present:
+            if seen["backend"] not in ("", asked["backend"]):
+                problems.append(
+                    "%s: it runs here already with backend %s, and redis_instances_backend is %s. Set that back, or remove the instance first."
+                    % (where, seen["backend"], asked["backend"])
+                )
+            listens = "%s:%s" % (one["address"], one["port"])
+            seen["bind"] = check_listen(one, seen["alive"] and seen["applied"].get("listen") == listens, problems)
+        answer["instances"][one["name"]] = seen
+    answer["problems"] = problems
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
