@@ -96,6 +96,7 @@ servers() {
 # -- Docker -------------------------------------------------------------------------------------------------------------
 
 engine() {
+    local pid=
     docker info >/dev/null 2>&1 && { log "a Docker engine answers"; return; }
     need docker.io iptables ca-certificates
     if [ -d /run/systemd/system ]; then
@@ -104,13 +105,16 @@ engine() {
         mkdir -p /etc/docker
         rm -f /var/run/docker.pid
         setsid nohup dockerd >> "$state/dockerd.log" 2>&1 < /dev/null 9>&- &   # it outlives this script: not with the lock
+        pid=$!
     fi
     for _ in $(seq 60); do
         docker info >/dev/null 2>&1 && { log "Docker engine up"; return; }
+        [ -z "$pid" ] || kill -0 "$pid" 2>/dev/null || break
         sleep 1
     done
-    tail -5 "$state/dockerd.log" >&2 2>/dev/null || true
-    die "no Docker engine can run on this machine (a container without privileges?). \`make unit lint\` need none; molecule and the compose backend do."
+    tail -3 "$state/dockerd.log" >&2 2>/dev/null || true
+    die "no Docker engine runs on this machine (a container without privileges?). Molecule and the compose backend need one;" \
+        "\`make unit lint\` and \`tests/testbed/up.sh servers\` do not."
 }
 
 plugins() {
