@@ -263,6 +263,8 @@ def copy_in_chunks(source: Server, key: bytes, target: Server, replace: bool = T
 
 def _copy_string(source: Server, key: bytes, target: Server, part: bytes) -> int:
     sent = 0
+    # An empty string has no chunk, and exists all the same.
+    target.run("SET", part, b"")
     while True:
         chunk = source.run("GETRANGE", key, sent, sent + CHUNK_BYTES - 1)
         if not chunk:
@@ -344,7 +346,9 @@ def _copy_stream(source: Server, key: bytes, target: Server, part: bytes) -> int
         for start in range(0, len(rows), CHUNK_ITEMS):
             claims = []
             for entry, (owner, at, count) in rows[start : start + CHUNK_ITEMS]:
-                claims.append(("XCLAIM", part, name, owner, 0, entry, "TIME", at, "RETRYCOUNT", count, "FORCE", "JUSTID"))
+                claims.append(
+                    ("XCLAIM", part, name, owner, 0, entry, "TIME", at, "RETRYCOUNT", count, "FORCE", "JUSTID")
+                )
             target.batch(claims)
     return sent
 
