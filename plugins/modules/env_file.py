@@ -277,7 +277,8 @@ def main() -> None:
     except OSError as error:
         module.fail_json(
             msg="%s: %s. Check path and the rights of the user that the task runs as."
-            % (error.filename or module.params["path"], error.strerror)
+            % (error.filename or module.params["path"], error.strerror),
+            invocation=invocation,
         )
 
 
