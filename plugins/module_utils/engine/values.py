@@ -16,6 +16,8 @@ import typing as t
 
 from .server import Server
 
+#: What the name of a key begins with while it is put together on the target.
+PART = b"untangle:part:"
 CHUNK_BYTES = 256 * 1024
 CHUNK_ITEMS = 512
 
@@ -241,14 +243,9 @@ def copy_in_chunks(source: Server, key: bytes, target: Server, replace: bool = T
     if name == "none":
         return None
     if name not in _COPY:
-        # A module's type knows no chunks: whole, then.
-        payload = source.client.dump(key)
-        at = expiry(source, key)
-        if payload is None or at is None:
-            return None
-        target.run("RESTORE", key, at, payload, "ABSTTL", *(["REPLACE"] if replace else []))
-        return len(payload)
-    part = b"untangle:part:" + os.urandom(8).hex().encode()
+        # A module's type knows no chunks.
+        return _copy_whole(source, key, target, replace)
+    part = PART + os.urandom(8).hex().encode()
     try:
         sent = _COPY[name](source, key, target, part)
         at = expiry(source, key)
@@ -257,8 +254,23 @@ def copy_in_chunks(source: Server, key: bytes, target: Server, replace: bool = T
         ends: list[tuple[t.Any, ...]] = [("PEXPIREAT", part, at)] if at else []
         target.batch([("MULTI",), *ends, ("RENAME" if replace else "RENAMENX", part, key), ("EXEC",)])
         return sent
+    except _Whole:
+        return _copy_whole(source, key, target, replace)
     finally:
         target.run("UNLINK", part)
+
+
+class _Whole(Exception):
+    """A value that cannot be made by commands of its type."""
+
+
+def _copy_whole(source: Server, key: bytes, target: Server, replace: bool) -> int | None:
+    payload = source.client.dump(key)
+    at = expiry(source, key)
+    if payload is None or at is None or (not replace and target.run("EXISTS", key)):
+        return None
+    target.run("RESTORE", key, at, payload, "ABSTTL", *(["REPLACE"] if replace else []))
+    return len(payload)
 
 
 def _copy_string(source: Server, key: bytes, target: Server, part: bytes) -> int:
@@ -301,12 +313,22 @@ def _copy_hash(source: Server, key: bytes, target: Server, part: bytes) -> int:
 
 def _copy_zset(source: Server, key: bytes, target: Server, part: bytes) -> int:
     sent = 0
+    minus: list[bytes] = []
     for flat in _scan_chunks(source, "ZSCAN", key):
         words: list[bytes] = []
         for member, score in zip(flat[::2], flat[1::2]):
-            words += [score, member]
-        target.run("ZADD", part, *words)
+            if score == b"-0":
+                minus.append(member)
+            else:
+                words += [score, member]
+        if words:
+            target.run("ZADD", part, *words)
         sent += sum(len(x) for x in flat)
+    # While a sorted set is small a server keeps -0 as 0; once it has grown it does not. So these come last.
+    for member in minus:
+        target.run("ZADD", part, "-0", member)
+        if target.raw("ZSCORE", part, member) != b"-0":
+            raise _Whole
     return sent
 
 
