@@ -43,10 +43,12 @@ make_venv() {
 
 pip_install() { "$venv/bin/python" -m pip install -qq --disable-pip-version-check "$@"; }
 
-# The collections named in galaxy.yml come out of the wheel of the PyPI package `ansible`: no Galaxy server is asked.
+# The collections named in galaxy.yml, and what those need, come out of the wheel of the PyPI package `ansible`: no Galaxy
+# server is asked. ansible.posix is for Molecule's docker driver.
+collections=(community.docker community.library_inventory_filtering_v1 ansible.posix)
 unpack_collections() {
     local dir=$venv/collections/ansible_collections marker
-    marker=$dir/.from-$(grep -v '^#' requirements/collections.txt | tr -dc 'a-z0-9.=')
+    marker=$dir/.unpacked-$({ echo "${collections[@]}"; cat requirements/collections.txt; } | cksum | tr -dc 0-9)
     if [ ! -e "$marker" ]; then
         local tmp
         tmp=$(mktemp -d)
@@ -54,18 +56,18 @@ unpack_collections() {
             --dest "$tmp" --requirement requirements/collections.txt
         rm -rf "$dir"
         mkdir -p "$dir"
-        "$venv/bin/python" - "$tmp"/*.whl "$venv/collections" <<'PY'
+        "$venv/bin/python" - "$tmp"/*.whl "$venv/collections" "${collections[@]}" <<'PY'
 import sys
 import zipfile
 
-wheel, target = sys.argv[1:]
-wanted = ("community/docker/", "community/library_inventory_filtering_v1/")
+wheel, target, *wanted = sys.argv[1:]
 with zipfile.ZipFile(wheel) as archive:
-    names = [n for n in archive.namelist() if n.startswith(tuple(f"ansible_collections/{w}" for w in wanted))]
-    names = [n for n in names if "/tests/" not in n]
-    archive.extractall(target, names)
-if not names:
-    sys.exit(f"{wheel} carries none of {wanted}")
+    for collection in wanted:
+        prefix = f"ansible_collections/{collection.replace('.', '/')}/"
+        names = [n for n in archive.namelist() if n.startswith(prefix) and not n.startswith(f"{prefix}tests/")]
+        if not names:
+            sys.exit(f"{wheel} does not carry {collection}")
+        archive.extractall(target, names)
 PY
         rm -rf "$tmp"
         touch "$marker"
