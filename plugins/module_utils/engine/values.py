@@ -14,6 +14,7 @@ import os
 import struct
 import typing as t
 
+from ..errors import UntangleError
 from .server import Server
 
 #: What the name of a key begins with while it is put together on the target.
@@ -46,6 +47,21 @@ def expiry(server: Server, key: bytes) -> int | None:
 
 def differs(one: Server, key: bytes, other: Server, tolerance_ms: int = 0) -> str | None:
     """How the value of a key differs on two servers (a word of DIFFERENCES, or missing, extra), or None."""
+    try:
+        return _differs(one, key, other, tolerance_ms)
+    except UntangleError as exc:
+        if not _moved_on(exc):
+            raise
+        # Another value has taken the key's place while it was read: look again.
+        return "value"
+
+
+def _moved_on(error: UntangleError) -> bool:
+    """Whether a command failed only because somebody deleted or replaced the key that it was reading."""
+    return any(word in error.message for word in ("WRONGTYPE", "no such key", "NOGROUP", "No such key"))
+
+
+def _differs(one: Server, key: bytes, other: Server, tolerance_ms: int) -> str | None:
     types = kind(one, key), kind(other, key)
     if types[0] == types[1] == "none":
         return None
@@ -138,14 +154,9 @@ def _stream(one: Server, key: bytes, other: Server, tolerance_ms: int) -> str | 
     heads = [_pairs(server.raw("XINFO", "STREAM", key)) for server in (one, other)]
     if any(heads[0].get(name) != heads[1].get(name) for name in names):
         return "value"
-    last = b"-"
-    while True:
-        a = one.raw("XRANGE", key, last, "+", "COUNT", CHUNK_ITEMS)
-        if a != other.raw("XRANGE", key, last, "+", "COUNT", CHUNK_ITEMS):
+    for entries in _stream_chunks(one, key):
+        if entries != other.raw("XRANGE", key, entries[0][0], entries[-1][0], "COUNT", len(entries) + 1):
             return "value"
-        if len(a) < CHUNK_ITEMS:
-            break
-        last = _next_id(a[-1][0])
     groups = _groups(one, key), _groups(other, key)
     if groups[0] != groups[1]:
         return "groups"
@@ -175,28 +186,33 @@ _COMPARE: dict[str, t.Callable[[Server, bytes, Server, int], str | None]] = {
 
 
 def _list_chunks(server: Server, key: bytes) -> t.Iterator[list[bytes]]:
-    start, step = 0, 16
+    start, step = 0, 8
     while True:
         chunk = t.cast("list[bytes]", server.run("LRANGE", key, start, start + step - 1))
         if not chunk:
             return
         yield chunk
         start += len(chunk)
-        # As many items as make a chunk, judged by the last ones: items of 1 MB come one by one.
-        average = sum(len(x) for x in chunk) // len(chunk) + 1
-        step = max(1, min(CHUNK_ITEMS * 8, CHUNK_BYTES // average))
+        step = _step(step, sum(len(x) for x in chunk), len(chunk))
 
 
 def _scan_chunks(server: Server, command: str, key: bytes) -> t.Iterator[list[bytes]]:
-    cursor, step = b"0", 64
+    cursor, step = b"0", 8
     while True:
         cursor, flat = server.raw(command, key, cursor, "COUNT", step)
         if flat:
             yield flat
-            average = sum(len(x) for x in flat) // len(flat) + 1
-            step = max(1, min(CHUNK_ITEMS * 8, CHUNK_BYTES // average))
+            step = _step(step, sum(len(x) for x in flat), len(flat))
         if cursor == b"0":
             return
+
+
+def _step(step: int, size: int, items: int) -> int:
+    """How many items to ask for next: as many as make a chunk, judged by the last ones.
+
+    At most twice as many as before, for what comes next may be bigger: items of 1 MB come one by one.
+    """
+    return max(1, min(CHUNK_ITEMS * 8, 2 * step, CHUNK_BYTES * items // (size + 1)))
 
 
 def _field_expiry(server: Server, key: bytes, fields: t.Sequence[bytes]) -> list[int]:
@@ -239,25 +255,31 @@ def copy_in_chunks(source: Server, key: bytes, target: Server, replace: bool = T
     Returns the bytes sent, or None where the key is gone from the source or, with ``replace`` off, is there already.
     Under writes the copy may be a mixture: the pass of differences that follows every copy finds that.
     """
-    name = kind(source, key)
-    if name == "none":
-        return None
-    if name not in _COPY:
-        # A module's type knows no chunks.
-        return _copy_whole(source, key, target, replace)
-    part = PART + os.urandom(8).hex().encode()
-    try:
-        sent = _COPY[name](source, key, target, part)
-        at = expiry(source, key)
-        if at is None or not target.run("EXISTS", part):
+    for _ in range(3):
+        name = kind(source, key)
+        if name == "none":
             return None
-        ends: list[tuple[t.Any, ...]] = [("PEXPIREAT", part, at)] if at else []
-        target.batch([("MULTI",), *ends, ("RENAME" if replace else "RENAMENX", part, key), ("EXEC",)])
-        return sent
-    except _Whole:
-        return _copy_whole(source, key, target, replace)
-    finally:
-        target.run("UNLINK", part)
+        if name not in _COPY:
+            # A module's type knows no chunks.
+            return _copy_whole(source, key, target, replace)
+        part = PART + os.urandom(8).hex().encode()
+        try:
+            sent = _COPY[name](source, key, target, part)
+            at = expiry(source, key)
+            if at is None or not target.run("EXISTS", part):
+                return None
+            ends: list[tuple[t.Any, ...]] = [("PEXPIREAT", part, at)] if at else []
+            target.batch([("MULTI",), *ends, ("RENAME" if replace else "RENAMENX", part, key), ("EXEC",)])
+            return sent
+        except _Whole:
+            return _copy_whole(source, key, target, replace)
+        except UntangleError as exc:
+            if not _moved_on(exc):
+                raise
+        finally:
+            target.run("UNLINK", part)
+    # It does not hold still. Nobody writes any more when the last pass comes.
+    return None
 
 
 class _Whole(Exception):
@@ -333,51 +355,97 @@ def _copy_zset(source: Server, key: bytes, target: Server, part: bytes) -> int:
 
 
 def _copy_stream(source: Server, key: bytes, target: Server, part: bytes) -> int:
-    sent, last = 0, b"-"
     head = _pairs(source.raw("XINFO", "STREAM", key))
-    while True:
-        entries = source.raw("XRANGE", key, last, "+", "COUNT", CHUNK_ITEMS)
-        target.batch([("XADD", part, entry, *fields) for entry, fields in entries])
-        sent += sum(len(x) for _entry, fields in entries for x in fields)
-        if len(entries) < CHUNK_ITEMS:
-            break
-        last = _next_id(entries[-1][0])
     groups = [_pairs(x) for x in source.raw("XINFO", "GROUPS", key)]
+    pending = {group[b"name"]: list(_pending(source, key, group[b"name"])) for group in groups}
+    # XCLAIM makes an entry pending only while the stream holds it. Entries that are gone and still pending are put in
+    # where they were, and taken out again at the end.
+    gone = sorted({_number(entry) for rows in pending.values() for entry, _facts in rows}, reverse=True)
+    first: tuple[int, int] | None = None
+    stand_ins: list[tuple[int, int]] = []
+    sent = 0
+    for entries in _stream_chunks(source, key):
+        adding: list[tuple[bytes, list[bytes]]] = []
+        for entry, fields in entries:
+            number = _number(entry)
+            first = first or number
+            while gone and gone[-1] < number:
+                stand_ins.append(gone.pop())
+                adding.append((_id(stand_ins[-1]), [b"untangle", b""]))
+            if gone and gone[-1] == number:
+                gone.pop()
+            adding.append((entry, fields))
+        target.batch([("XADD", part, entry, *fields) for entry, fields in adding])
+        sent += sum(len(x) for _entry, fields in entries for x in fields)
+    stand_ins += reversed(gone)
+    target.batch([("XADD", part, _id(number), b"untangle", b"") for number in reversed(gone)])
     if not target.run("EXISTS", part):
-        if not groups:
-            # An empty stream without groups still exists: made by a group that is taken away again.
-            target.run("XGROUP", "CREATE", part, "untangle", "0", "MKSTREAM")
-            target.run("XGROUP", "DESTROY", part, "untangle")
-        else:
-            target.run("XGROUP", "CREATE", part, groups[0][b"name"], "0", "MKSTREAM")
-            target.run("XGROUP", "DESTROY", part, groups[0][b"name"])
+        # An empty stream still exists: a group makes it.
+        target.run("XGROUP", "CREATE", part, "untangle", "0", "MKSTREAM")
+        target.run("XGROUP", "DESTROY", part, "untangle")
+    counted = target.version >= (7, 0) and b"entries-added" in head
     setid: list[t.Any] = ["XSETID", part, head[b"last-generated-id"]]
-    if target.version >= (7, 0) and b"entries-added" in head:
-        setid += ["ENTRIESADDED", head[b"entries-added"], "MAXDELETEDID", head[b"max-deleted-entry-id"]]
+    counts = ["ENTRIESADDED", head[b"entries-added"], "MAXDELETEDID", head[b"max-deleted-entry-id"]] if counted else []
     target.run(*setid)
     for group in groups:
-        name = group[b"name"]
-        create: list[t.Any] = ["XGROUP", "CREATE", part, name, group[b"last-delivered-id"]]
-        if target.version >= (7, 0) and group.get(b"entries-read") is not None:
-            create += ["ENTRIESREAD", group[b"entries-read"]]
-        target.run(*create)
-        if target.version >= (6, 2):
-            for consumer in source.raw("XINFO", "CONSUMERS", key, name):
-                target.run("XGROUP", "CREATECONSUMER", part, name, _pairs(consumer)[b"name"])
-        rows = list(_pending(source, key, name))
-        for start in range(0, len(rows), CHUNK_ITEMS):
-            claims = []
-            for entry, (owner, at, count) in rows[start : start + CHUNK_ITEMS]:
-                claims.append(
-                    ("XCLAIM", part, name, owner, 0, entry, "TIME", at, "RETRYCOUNT", count, "FORCE", "JUSTID")
-                )
-            target.batch(claims)
+        _copy_group(source, key, target, part, group, pending[group[b"name"]])
+    # What was trimmed away leaves no trace but that it is gone; what was deleted does (the highest such id).
+    trimmed = [number for number in stand_ins if first is None or number < first]
+    if trimmed and target.version >= (6, 2):
+        target.run("XTRIM", part, *(["MINID", "=", _id(first)] if first else ["MAXLEN", "=", 0]))
+        stand_ins = stand_ins[len(trimmed) :]
+    target.batch([("XDEL", part, _id(number)) for number in stand_ins])
+    target.run(*setid, *counts)
     return sent
 
 
-def _next_id(entry: bytes) -> bytes:
+def _copy_group(
+    source: Server,
+    key: bytes,
+    target: Server,
+    part: bytes,
+    group: dict[bytes, t.Any],
+    pending: list[tuple[bytes, tuple[bytes, int, int]]],
+) -> None:
+    name = group[b"name"]
+    create: list[t.Any] = ["XGROUP", "CREATE", part, name, group[b"last-delivered-id"]]
+    if target.version >= (7, 0) and group.get(b"entries-read") is not None:
+        create += ["ENTRIESREAD", group[b"entries-read"]]
+    target.run(*create)
+    if target.version >= (6, 2):
+        for consumer in source.raw("XINFO", "CONSUMERS", key, name):
+            target.run("XGROUP", "CREATECONSUMER", part, name, _pairs(consumer)[b"name"])
+    for start in range(0, len(pending), CHUNK_ITEMS):
+        claims = []
+        for entry, (owner, at, count) in pending[start : start + CHUNK_ITEMS]:
+            claims.append(("XCLAIM", part, name, owner, 0, entry, "TIME", at, "RETRYCOUNT", count, "FORCE", "JUSTID"))
+        target.batch(claims)
+
+
+def _stream_chunks(server: Server, key: bytes) -> t.Iterator[list[t.Any]]:
+    start, step = b"-", 8
+    while True:
+        entries = server.raw("XRANGE", key, start, "+", "COUNT", step)
+        if entries:
+            yield entries
+        if len(entries) < step:
+            return
+        start = _next_id(entries[-1][0])
+        step = _step(step, sum(len(x) for _entry, fields in entries for x in fields), len(entries))
+
+
+def _number(entry: bytes) -> tuple[int, int]:
     stamp, number = entry.split(b"-")
-    return stamp + b"-" + str(int(number) + 1).encode()
+    return int(stamp), int(number)
+
+
+def _id(number: tuple[int, int]) -> bytes:
+    return b"%d-%d" % number
+
+
+def _next_id(entry: bytes) -> bytes:
+    stamp, number = _number(entry)
+    return _id((stamp, number + 1) if number < 2**64 - 1 else (stamp + 1, 0))
 
 
 _COPY: dict[str, t.Callable[[Server, bytes, Server, bytes], int]] = {
