@@ -14,6 +14,7 @@ import os
 import struct
 import typing as t
 
+from .. import connection
 from ..errors import UntangleError
 from .server import Server
 
@@ -37,12 +38,23 @@ def expiry(server: Server, key: bytes) -> int | None:
         at = int(server.run("PEXPIRETIME", key))
     else:
         while True:
-            with server.client.pipeline(transaction=True) as work:
-                (s0, u0), ttl, (s1, u1) = work.time().execute_command("PTTL", key).time().execute()
-            if s0 * 1000 + u0 // 1000 == s1 * 1000 + u1 // 1000 or ttl < 0:
-                at = s0 * 1000 + u0 // 1000 + ttl if ttl >= 0 else ttl
+            before, ttl, after = _at_once(server, ("TIME",), ("PTTL", key), ("TIME",))
+            if _ms(before) == _ms(after) or ttl < 0:
+                at = _ms(before) + ttl if ttl >= 0 else ttl
                 break
     return None if at == -2 else max(at, 0)
+
+
+def _at_once(server: Server, *commands: tuple[t.Any, ...]) -> list[t.Any]:
+    replies = t.cast("list[t.Any]", server.batch([("MULTI",), *commands, ("EXEC",)])[-1])
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise UntangleError(connection.explain(reply, server.options, server.variable)) from reply
+    return replies
+
+
+def _ms(time: t.Sequence[bytes]) -> int:
+    return int(time[0]) * 1000 + int(time[1]) // 1000
 
 
 def differs(one: Server, key: bytes, other: Server, tolerance_ms: int = 0) -> str | None:
@@ -85,7 +97,7 @@ def _differs(one: Server, key: bytes, other: Server, tolerance_ms: int) -> str |
 
 def _opaque(one: Server, key: bytes, other: Server) -> str | None:
     """A module's type: only its own serialisation can say."""
-    a, b = one.client.dump(key), other.client.dump(key)
+    a, b = one.run("DUMP", key), other.run("DUMP", key)
     return None if a and b and a[:-10] == b[:-10] else "value"
 
 
@@ -235,14 +247,9 @@ def _pending(server: Server, key: bytes, group: bytes) -> t.Iterator[tuple[bytes
     """Entry id to (consumer, time of delivery in ms, deliveries), page by page."""
     start = b"-"
     while True:
-        with server.client.pipeline(transaction=True) as work:
-            work.time()
-            work.xpending_range(key, group, start, "+", CHUNK_ITEMS)
-            (seconds, micro), rows = work.execute()
-        now = seconds * 1000 + micro // 1000
-        for row in rows:
-            entry = row["message_id"]
-            yield entry, (row["consumer"], now - row["time_since_delivered"], row["times_delivered"])
+        time, rows = _at_once(server, ("TIME",), ("XPENDING", key, group, start, "+", CHUNK_ITEMS))
+        for entry, consumer, idle, count in rows:
+            yield entry, (consumer, _ms(time) - idle, count)
         if len(rows) < CHUNK_ITEMS:
             return
         # 6.0 knows no exclusive start: the next possible id instead.
@@ -287,7 +294,7 @@ class _Whole(Exception):
 
 
 def _copy_whole(source: Server, key: bytes, target: Server, replace: bool) -> int | None:
-    payload = source.client.dump(key)
+    payload = source.run("DUMP", key)
     at = expiry(source, key)
     if payload is None or at is None or (not replace and target.run("EXISTS", key)):
         return None
