@@ -335,7 +335,10 @@ def _copy_hash(source: Server, key: bytes, target: Server, part: bytes) -> int:
     for flat in _scan_chunks(source, "HSCAN", key):
         target.run("HSET", part, *flat)
         ends = _field_expiry(source, key, flat[::2])
-        target.batch([("HPEXPIREAT", part, at, "FIELDS", 1, field) for field, at in zip(flat[::2], ends) if at > 0])
+        # -2: its time came after it was read. Set now, it would stay for good.
+        over = [field for field, at in zip(flat[::2], ends) if at == -2]
+        late = [("HPEXPIREAT", part, at, "FIELDS", 1, field) for field, at in zip(flat[::2], ends) if at > 0]
+        target.batch([*late, *([("HDEL", part, *over)] if over else [])])
         sent += sum(len(x) for x in flat)
     return sent
 
