@@ -35,7 +35,7 @@ class Result:
     source_keys: int = 0
     target_keys: int = 0
     repaired: int = 0
-    bytes: int = 0
+    bytes_sent: int = 0
     kinds: dict[str, int] = dataclasses.field(default_factory=dict)
     examples: list[tuple[str, bytes]] = dataclasses.field(default_factory=list)
     sampled: bool = False
@@ -183,9 +183,11 @@ class Comparer:
 
     def _look(self, keys: t.Sequence[bytes]) -> list[tuple[bytes, str]]:
         # Bytes first: after a repair nearly all of them are equal, and a page answers for hundreds at once.
-        rest = [key for key in keys if key not in self._equal_bytes(keys)] if len(keys) > 1 else list(keys)
+        equal = self._equal_bytes(keys) if len(keys) > 1 else set()
         found = []
-        for key in rest:
+        for key in keys:
+            if key in equal:
+                continue
             kind = values.differs(self.source, key, self.target, self.tolerance_ms)
             if kind:
                 found.append((key, kind))
@@ -214,9 +216,9 @@ class Comparer:
             for start in range(0, len(gone), 500):
                 self.target.run("UNLINK", *gone[start : start + 500])
             for key in page.big:
-                self.result.bytes += values.copy_in_chunks(self.source, key, self.target) or 0
+                self.result.bytes_sent += values.copy_in_chunks(self.source, key, self.target) or 0
             self.result.repaired += len(keys)
-            self.result.bytes += writer.bytes
+            self.result.bytes_sent += writer.bytes
         finally:
             reader.close()
             writer.close()
