@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
+from pathlib import Path
 
 import pytest
+import redis
 from ansible.module_utils import basic
 
 import servers
@@ -207,6 +210,22 @@ def test_a_user_who_may_do_nothing_but_log_in(run, server, version):
         ("cache", None, None),
     ]
     assert {finding["severity"] for finding in result["findings"]} == {"unknown"}
+
+
+@every_version
+def test_the_rights_that_the_page_on_the_audit_names_are_enough(run, server, version):
+    shared = server(version)
+    fill(shared)
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
+    rights = re.search(r"ACL SETUSER auditor on '>PASSWORD' (.*)", page).group(1).split()
+    if version == "redis-7.0":
+        rights.remove("+client|no-touch")
+    shared.client().execute_command("ACL", "SETUSER", "auditor", "on", ">s3cret", *rights)
+    result = run(shared.connection(username="auditor", password="s3cret"), plan=PLAN, settings=True)
+    assert result["refused"] == []
+    assert database(result, 10)["memory"]["sampled"] == 200
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        shared.client(username="auditor", password="s3cret").get("session:1")
 
 
 @every_version

@@ -36,7 +36,7 @@ class Recorded:
     """As much of redis-py's client and connection as is used, replying from a recording."""
 
     refused: tuple[str, ...] = ()
-    fails: Exception | None = None
+    fails: tuple[Exception, ...] = ()
     asked: list[tuple]
 
     def __init__(self, connection_pool=None, single_connection_client=False):
@@ -57,8 +57,8 @@ class Recorded:
     def read_response(self):
         words = self.waiting.pop(0)
         type(self).asked.append(words)
-        if self.fails:
-            raise self.fails
+        for failure in self.fails:
+            raise failure
         if words[0] in self.refused:
             raise redis.exceptions.NoPermissionError(
                 f"User app has no permissions to run the '{words[0].lower()}' command"
@@ -228,7 +228,7 @@ def test_all_refused(run, server):
 
 
 def test_a_lost_connection_is_a_sentence(run, server):
-    server.fails = redis.ConnectionError("Connection closed by server.")
+    server.fails = (redis.ConnectionError("Connection closed by server."),)
     result = run()
     assert result["failed"]
     assert result["msg"].startswith("127.0.0.1:6379 cannot be reached (Connection closed by server.). Check host")
