@@ -56,12 +56,13 @@ def copied(
         if where == "copied" and mine:
             done[route.purpose] = {"state": where, "changed": False}
             continue
-        if not mark and target.size() and on_conflict != "skip":
-            if not adopt(source, target, route, limits, lambda a, b: None):
-                raise UntangleError(
-                    "%s: %s holds %d keys that are not ours. Nothing was changed. Empty it, give the purpose another port, or, "
-                    "beside an application that writes to both sides, set on_conflict: skip." % (route.purpose, route.where, target.size())
-                )
+        strange = not mark and target.size() > 0 and on_conflict != "skip"
+        if strange and not adopt(source, target, route, limits, lambda a, b: None):
+            raise UntangleError(
+                "%s: %s holds %d keys that are not ours. Nothing was changed. Empty it, give the purpose another port, or, "
+                "beside an application that writes to both sides, set on_conflict: skip."
+                % (route.purpose, route.where, target.size())
+            )
         todo.append((route, source, target, mark or {}))
     for route, source, target, mark in todo:
         done[route.purpose] = _copy(route, source, target, mark, state, by, report, limits, on_conflict, match, exclude)
@@ -117,10 +118,18 @@ def _copy(
         if again and replace:
             # A copy before this one was broken off: what the source has deleted since must not stay.
             compare.Comparer(
-                source, target, limits, match=match, exclude=exclude, repair=True, progress=lambda a, b: tell(a, writer.bytes, "difference", b)
+                source,
+                target,
+                limits,
+                match=match,
+                exclude=exclude,
+                repair=True,
+                progress=lambda a, b: tell(a, writer.bytes, "difference", b),
             ).run()
         if _evicted(target) != evicted:
-            raise UntangleError("%s evicted keys while it was filled. Give its host more memory, then run again." % route.where)
+            raise UntangleError(
+                "%s evicted keys while it was filled. Give its host more memory, then run again." % route.where
+            )
     # With on_conflict: skip the application writes to both sides: the target was never ours alone.
     marks.write_target(target, {**mark, "state": "copied"})
     written = writer.written + big_keys

@@ -86,11 +86,15 @@ def cut_over(
         marks.put(first, users)
     try:
         for route in pending:
-            results[route.purpose] = _pass(engine[route.purpose], targets[route.purpose], route, report, limits, tolerance_ms, True)
+            results[route.purpose] = _pass(
+                engine[route.purpose], targets[route.purpose], route, report, limits, tolerance_ms, True
+            )
         if writers_stopped and counters(first) != before:
             # Something was written, perhaps elsewhere, perhaps an expiry. Then only a second look can tell.
             for route in pending:
-                result = _pass(engine[route.purpose], targets[route.purpose], route, report, limits, tolerance_ms, False)
+                result = _pass(
+                    engine[route.purpose], targets[route.purpose], route, report, limits, tolerance_ms, False
+                )
                 if result.differences:
                     raise UntangleError(
                         "%s was written to during the last pass (%s, database %d: %d keys changed), though its applications were "
@@ -154,7 +158,11 @@ def _finish(
             state.update("cut over (finished)", by, {route.purpose: facts})
             changed = True
         noted = state.purpose(route.purpose)
-        lost = sorted(set(noted.get("fence") or ()) - set(marks.fenced(source))) if places[route.purpose] == "cut_over" else []
+        lost = (
+            sorted(set(noted.get("fence") or ()) - set(marks.fenced(source)))
+            if places[route.purpose] == "cut_over"
+            else []
+        )
         if lost:
             # A source that restarted without saved users has forgotten its fence.
             marks.put(own_login(source, state), lost)
@@ -166,7 +174,15 @@ def _pass(
     source: Server, target: Server, route: Route, report: Report, limits: Limits, tolerance_ms: int, repair: bool
 ) -> Result:
     def progress(done: int, total: int) -> None:
-        report({"purpose": route.purpose, "phase": "last pass" if repair else "proof", "keys": done, "keys_total": total, "bytes": 0})
+        report(
+            {
+                "purpose": route.purpose,
+                "phase": "last pass" if repair else "proof",
+                "keys": done,
+                "keys_total": total,
+                "bytes": 0,
+            }
+        )
 
     comparer = Comparer(source, target, limits, tolerance_ms, repair=repair, progress=progress)
     if not repair:
@@ -217,7 +233,9 @@ def returned(
         for route in serving:
             if route.purpose in accept_loss and not targets[route.purpose].size():
                 continue
-            results[route.purpose] = _back(targets[route.purpose], engine[route.purpose], route, report, limits, tolerance_ms)
+            results[route.purpose] = _back(
+                targets[route.purpose], engine[route.purpose], route, report, limits, tolerance_ms
+            )
     except BaseException:
         for target, users in fenced:
             marks.lift(target, users)
@@ -225,7 +243,11 @@ def returned(
     facts = {}
     for route in serving:
         target = targets[route.purpose]
-        mark = marks.read_target(target) or {"source": admin.address, "database": route.database, "purpose": route.purpose}
+        mark = marks.read_target(target) or {
+            "source": admin.address,
+            "database": route.database,
+            "purpose": route.purpose,
+        }
         # The commit of the way back. Neither side takes writes between it and the lifting of the source's fence.
         marks.write_target(target, {**mark, "state": "returned", "since": now(), "by": by})
         done = results.get(route.purpose)

@@ -62,7 +62,9 @@ def write_target(target: Server, facts: t.Mapping[str, t.Any], first: bool = Fal
         target.run("FUNCTION", "LOAD", *([] if first else ["REPLACE"]), _library(facts))
     except UntangleError as exc:
         if first and "already exists" in exc.message:
-            raise UntangleError("%s is being filled by somebody else: %s" % (target.address, read_target(target))) from exc
+            raise UntangleError(
+                "%s is being filled by somebody else: %s" % (target.address, read_target(target))
+            ) from exc
         raise
 
 
@@ -105,7 +107,9 @@ def clear_moved(source: Server, database: int) -> None:
 
 def own_user(server: Server, password: str) -> dict[str, t.Any]:
     """Make the engine's own user on a server (a fence may shut out the one that it came with) and return its connection."""
-    words = ["on", "resetpass", ">" + password, "allkeys", "+@all"] + (["allchannels"] if server.version >= (6, 2) else [])
+    words = ["on", "resetpass", ">" + password, "allkeys", "+@all"] + (
+        ["allchannels"] if server.version >= (6, 2) else []
+    )
     server.run("ACL", "SETUSER", OWN_USER, *words)
     _save(server)
     return dict(server.options, username=OWN_USER, password=password)
@@ -146,7 +150,9 @@ def choose(server: Server, databases: t.Collection[int], wanted: t.Sequence[str]
     if wanted:
         missing = sorted(set(wanted) - set(enabled) - set(already))
         if missing:
-            raise UntangleError("%s has no enabled user %s. Correct redis_split_fence." % (server.address, ", ".join(missing)))
+            raise UntangleError(
+                "%s has no enabled user %s. Correct redis_split_fence." % (server.address, ", ".join(missing))
+            )
         chosen = list(wanted)
     elif not staying:
         return sorted(set(enabled) | set(already))
@@ -175,7 +181,11 @@ def users_by_database(server: Server) -> dict[str, list[int]]:
     found: dict[str, set[int]] = {}
     for line in server.raw("CLIENT", "LIST").decode(errors="replace").splitlines():
         facts = dict(word.split("=", 1) for word in line.split(" ") if "=" in word)
-        if facts.get("name", "").startswith("untangle") or "M" in facts.get("flags", "") or "S" in facts.get("flags", ""):
+        if (
+            facts.get("name", "").startswith("untangle")
+            or "M" in facts.get("flags", "")
+            or "S" in facts.get("flags", "")
+        ):
             continue
         found.setdefault(facts.get("user", "default"), set()).add(int(facts.get("db", 0)))
     return {user: sorted(used) for user, used in found.items()}
@@ -195,7 +205,16 @@ def put(server: Server, users: t.Sequence[str]) -> int:
     commands: list[tuple[t.Any, ...]] = [("MULTI",)]
     for user in users:
         if user + BEFORE_FENCE not in rules:
-            commands.append(("ACL", "SETUSER", user + BEFORE_FENCE, "reset", *[w for w in rules[user] if w not in ("on", "off")], "off"))
+            commands.append(
+                (
+                    "ACL",
+                    "SETUSER",
+                    user + BEFORE_FENCE,
+                    "reset",
+                    *[w for w in rules[user] if w not in ("on", "off")],
+                    "off",
+                )
+            )
         commands.append(("ACL", "SETUSER", user, *weaken))
         commands.append(("CLIENT", "KILL", "TYPE", "normal", "USER", user, "SKIPME", "yes"))
     commands += [("INFO", "replication"), ("EXEC",)]
@@ -203,7 +222,9 @@ def put(server: Server, users: t.Sequence[str]) -> int:
     for reply in replies or []:
         if isinstance(reply, Exception):
             lift(server, users)
-            raise UntangleError("%s: the fence could not be put up: %s. It was taken away again." % (server.address, reply))
+            raise UntangleError(
+                "%s: the fence could not be put up: %s. It was taken away again." % (server.address, reply)
+            )
     _save(server)
     text = replies[-1].decode()
     return int(text.split("master_repl_offset:", 1)[1].split("\r\n", 1)[0])

@@ -36,13 +36,15 @@ class Route:
 
 def routes(raw: t.Sequence[t.Mapping[str, t.Any]]) -> list[Route]:
     """Routes from module options. Two of them must not share a database, a purpose or a target."""
-    found = [Route(str(r["purpose"]), int(r["database"]), dict(r["target"]), int(r.get("target_database") or 0)) for r in raw]
+    found = [
+        Route(str(r["purpose"]), int(r["database"]), dict(r["target"]), int(r.get("target_database") or 0)) for r in raw
+    ]
     for what, values in (
-        ("database", [r.database for r in found]),
+        ("database", [str(r.database) for r in found]),
         ("purpose", [r.purpose for r in found]),
-        ("target", [(r.where, r.target_database) for r in found]),
+        ("target", ["%s/%d" % (r.where, r.target_database) for r in found]),
     ):
-        twice = sorted({str(v) for v in values if values.count(v) > 1})
+        twice = sorted({v for v in values if values.count(v) > 1})
         if twice:
             raise UntangleError("Two routes have the same %s: %s. Correct routes." % (what, ", ".join(twice)))
     return found
@@ -71,7 +73,9 @@ def check(source: Server, target: Server, route: Route) -> None:
         )
     for server in (source, target):
         if int(server.info("cluster").get("cluster_enabled") or 0):
-            raise UntangleError("%s is a Redis Cluster, which has no logical databases. Name a standalone server." % server.address)
+            raise UntangleError(
+                "%s is a Redis Cluster, which has no logical databases. Name a standalone server." % server.address
+            )
     if str(target.info("replication").get("role")) != "master":
         raise UntangleError("%s: %s is a replica and takes no writes. Name its master." % (route.purpose, route.where))
     skew = abs(source.time_ms() - target.time_ms())
@@ -86,7 +90,8 @@ def check(source: Server, target: Server, route: Route) -> None:
 
 def canary(source: Server, target: Server, route: Route) -> None:
     """Restore one payload of the source on the target: the server knows better than any table which versions it takes."""
-    cursor, names = "0", []
+    cursor: t.Any = "0"
+    names: list[bytes] = []
     while not names:
         cursor, names = source.raw("SCAN", cursor, "COUNT", 100)
         if cursor == b"0":

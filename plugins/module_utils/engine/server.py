@@ -17,7 +17,9 @@ class Server:
     ``client`` is redis-py's; ``options`` the connection as the user wrote it; ``variable`` how the user calls it.
     """
 
-    def __init__(self, options: connection.Options, database: int = 0, variable: str = "source", name: str = "untangle") -> None:
+    def __init__(
+        self, options: connection.Options, database: int = 0, variable: str = "source", name: str = "untangle"
+    ) -> None:
         self.options = dict(options)
         self.database = database
         self.variable = variable
@@ -103,8 +105,13 @@ class Server:
         return int(self.info("replication").get("master_repl_offset") or 0)
 
     def wire(self) -> t.Any:
-        """A connection of its own for streaming, already on the right database. Close it with ``disconnect()``."""
+        """A connection of its own for streaming, already on the right database. Give it back with ``drop``."""
         return self.client.connection_pool.get_connection()
+
+    def drop(self, wire: t.Any) -> None:
+        """Close a connection that was streamed on: replies may still be under way, so nobody else may use it."""
+        wire.disconnect()
+        self.client.connection_pool.release(wire)
 
     def close(self) -> None:
         self.client.connection_pool.disconnect()

@@ -82,6 +82,10 @@ return {cursor, offset, clock() - began, out, ttls, left, bigs}
 """
 
 
+#: Names sent along at most with one question: what does not fit into its page is sent again with the next.
+NAMES = 500
+
+
 @dataclasses.dataclass
 class Page:
     """``keys``: (name, payload or digest, expiry in ms since the epoch or 0). ``big``: names only. ``offset``: its watermark."""
@@ -121,7 +125,11 @@ class Reader:
         import redis
 
         modern = self.server.version >= (7, 0)
-        script = ("#!lua flags=no-writes\n" if modern else "") + "local PEXPIRETIME = %s\n" % ("true" if modern else "false") + _BODY
+        script = (
+            ("#!lua flags=no-writes\n" if modern else "")
+            + "local PEXPIRETIME = %s\n" % ("true" if modern else "false")
+            + _BODY
+        )
         try:
             sha = t.cast(bytes, self.server.client.execute_command("SCRIPT", "LOAD", script))
             self.server.client.execute_command("EVALSHA", sha, 0, "", 1, 1, 1, 0, "", self.server.database, "exists")
@@ -183,17 +191,22 @@ class Reader:
                 yield page
                 return
 
-    def named(self, names: t.Sequence[bytes]) -> Page:
-        """These keys, however many pages it takes, as one."""
-        result = Page([], [], 0, 0)
+    def named_pages(self, names: t.Sequence[bytes]) -> t.Iterator[Page]:
+        """These keys, in as many pages as it takes."""
         rest: list[bytes] = list(names)
         while rest:
-            self.ask(rest)
+            self.ask(rest[:NAMES])
             page = self.answer()
+            rest = self._rest + rest[NAMES:]
+            yield page
+
+    def named(self, names: t.Sequence[bytes]) -> Page:
+        """These keys as one page: for digests, which are small."""
+        result = Page([], [], 0, 0)
+        for page in self.named_pages(names):
             result.keys += page.keys
             result.big += page.big
             result.offset = page.offset
-            rest = self._rest
         return result
 
     def _by_pipeline(self) -> Page:
@@ -204,7 +217,9 @@ class Reader:
         if not self._named:
             self.left = []
             if self.cursor is not None:
-                cursor, found = client.scan(int(self.cursor), match=self.match or None, count=min(self.limits.scan_count, 100))
+                cursor, found = client.scan(
+                    int(self.cursor), match=self.match or None, count=min(self.limits.scan_count, 100)
+                )
                 names += found
                 self.cursor = str(cursor) if cursor else None
         else:
@@ -262,4 +277,4 @@ class Reader:
             result.keys.append((name, value, at + ttl if ttl > 0 else 0))
 
     def close(self) -> None:
-        self.wire.disconnect()
+        self.server.drop(self.wire)

@@ -87,14 +87,16 @@ class Lock:
 
     def take(self, what: str, by: str) -> None:
         os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-        stream = open(self.path, "a+")
+        stream = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+")
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
             stream.seek(0)
             holder = stream.read().strip() or "another run"
             stream.close()
-            raise UntangleError("This split is being worked on: %s. Wait for it, or stop it with redis_migrate state: stopped." % holder) from exc
+            raise UntangleError(
+                "This split is being worked on: %s. Wait for it, or stop it with redis_migrate state: stopped." % holder
+            ) from exc
         stream.truncate(0)
         stream.write("%s by %s since %s (pid %d)" % (what, by, now(), os.getpid()))
         stream.flush()

@@ -109,4 +109,4 @@ class Writer:
         return "%s refuses a key: %s. %s" % (self.server.address, text, advice)
 
     def close(self) -> None:
-        self.wire.disconnect()
+        self.server.drop(self.wire)

@@ -1,0 +1,200 @@
+# Copyright (c) 2026, the njoy.untangle authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The work of one job, by name, in this process: what modules, tests and the shell all call."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+import typing as t
+
+from .. import connection
+from ..errors import UntangleError
+from . import compare, copy, cutover, marks, retire, state
+from .route import Route, routes, standing
+from .server import Server
+from .snapshot import Limits
+
+Options = t.Mapping[str, t.Any]
+
+
+def perform(kind: str, options: Options, by: str, report: copy.Report) -> dict[str, t.Any]:
+    """Do one kind of work: copied, stopped, cut_over, returned, compare, retired or restored."""
+    where = routes(options["routes"])
+    split = state.State(options["state_dir"])
+    limits = Limits(
+        max_latency_ms=float(options.get("max_latency_ms") or 5),
+        big_key_bytes=int(options.get("big_key_bytes") or 262144),
+    )
+    tolerance = int(options.get("tolerance_ms") or 0)
+    source = options["source"]
+    if kind == "copied":
+        purposes = copy.copied(
+            source,
+            where,
+            split,
+            by,
+            report,
+            limits,
+            options.get("on_conflict") or "replace",
+            options.get("match"),
+            options.get("exclude") or (),
+        )
+        return {"changed": any(p["changed"] for p in purposes.values()), "purposes": purposes}
+    if kind == "stopped":
+        return stopped(source, where, split, by)
+    if kind == "cut_over":
+        return cutover.cut_over(
+            source,
+            where,
+            split,
+            by,
+            report,
+            limits,
+            options.get("fence") or None,
+            bool(options.get("writers_stopped")),
+            tolerance,
+        )
+    if kind == "returned":
+        return cutover.returned(source, where, split, by, report, limits, tolerance, options.get("accept_loss") or ())
+    if kind == "compare":
+        return compared(source, where, split, report, limits, tolerance, options.get("sample"))
+    if kind == "retired":
+        return retire.retired(
+            source, where, split, by, report, limits, float(options.get("watch_seconds") or 0), float(options.get("quiet_seconds") or 0),
+            options.get("backup_dir"), options.get("server_command") or ["redis-server"],
+        )  # fmt: skip
+    if kind == "restored":
+        return retire.restored(source, where, split, by, report)
+    raise UntangleError("There is no work called %s." % kind)
+
+
+def stopped(source_options: Options, where: t.Sequence[Route], split: state.State, by: str) -> dict[str, t.Any]:
+    """Lift a fence that a broken-off cutover left, unless one of its purposes was committed: then only finishing or returning helps."""
+    source = Server(source_options, where[0].database)
+    if not marks.fenced(source):
+        return {"changed": False, "purposes": {}}
+    serving = [
+        r.purpose
+        for r in where
+        if standing(Server(source_options, r.database), r.open(), r, split) in ("cut_over", "retired")
+    ]
+    if serving:
+        return {"changed": False, "purposes": {}, "serving": serving}
+    lifted = marks.lift(cutover.own_login(source, split))
+    split.update("fence lifted", by, {})
+    return {"changed": True, "purposes": {}, "lifted": lifted}
+
+
+def compared(
+    source_options: Options,
+    where: t.Sequence[Route],
+    split: state.State,
+    report: copy.Report,
+    limits: Limits,
+    tolerance_ms: int,
+    sample: int | None,
+) -> dict[str, t.Any]:
+    """Compare every route. ``drift`` says that a difference is explained: the source was written to since the copy."""
+    purposes, lines = dict[str, t.Any](), list[str]()
+    for route in where:
+        source, target = Server(source_options, route.database), route.open()
+        place = standing(source, target, route, split)
+
+        def progress(done: int, total: int, route: Route = route) -> None:
+            report({"purpose": route.purpose, "phase": "compare", "keys": done, "keys_total": total, "bytes": 0})
+
+        result = compare.Comparer(source, target, limits, tolerance_ms, sample, progress=progress).run()
+        noted = split.purpose(route.purpose)
+        moved = place in ("cut_over", "retired", "returned") or (
+            place == "copied" and noted.get("source_counters") != copy.counters(source)
+        )
+        purposes[route.purpose] = dict(
+            result.summary(), state=place, in_step=not result.differences, drift=bool(result.differences) and moved
+        )
+        lines += [
+            "%s\t%s\t%s" % (route.purpose, kind, key.decode("utf-8", "backslashreplace"))
+            for kind, key in result.examples
+        ]
+    details = None
+    if lines:
+        os.makedirs(split.directory, mode=0o700, exist_ok=True)
+        details = os.path.join(split.directory, "differences.tsv")
+        state.write_atomically(details, "\n".join(lines) + "\n")
+    differences = sum(p["differences"] for p in purposes.values())
+    return {
+        "changed": False,
+        "equal": not differences,
+        "differences": differences,
+        "purposes": purposes,
+        "details": details,
+    }
+
+
+class Status:
+    """``status.json`` of a job: what a progress line shows, at most twice a second."""
+
+    def __init__(self, directory: str) -> None:
+        self.path = os.path.join(directory, "status.json")
+        self.began = time.time()
+        self.written = 0.0
+        self.phase: tuple[t.Any, ...] = ()
+        self.phase_began = self.began
+
+    def __call__(self, facts: dict[str, t.Any]) -> None:
+        clock = time.time()
+        phase = (facts.get("purpose"), facts.get("phase"))
+        if phase != self.phase:
+            self.phase, self.phase_began = phase, clock
+        elif clock - self.written < 0.5:
+            return
+        seconds = max(clock - self.phase_began, 0.001)
+        rate = facts["keys"] / seconds
+        left = (facts["keys_total"] - facts["keys"]) / rate if rate else None
+        facts = dict(
+            facts,
+            seconds=round(clock - self.began, 1),
+            rate=round(rate),
+            seconds_left=None if left is None else round(max(left, 0), 1),
+        )
+        state.write_atomically(self.path, json.dumps(facts))
+        self.written = clock
+
+
+def main(directory: str) -> int:
+    """The process of a job. Its directory holds spec.json, which is taken away at once, and at the end result.json."""
+    path = os.path.join(directory, "spec.json")
+    with open(path) as stream:
+        spec = json.load(stream)
+    # It holds passwords.
+    os.unlink(path)
+    # Ended politely, the work undoes what must be undone.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    lock = state.Lock(spec["options"]["state_dir"])
+    result: dict[str, t.Any]
+    try:
+        connection.use_library(spec.get("client_library"))
+        lock.take(spec["kind"], spec["by"])
+        result = perform(spec["kind"], spec["options"], spec["by"], Status(directory))
+    except UntangleError as exc:
+        result = {"failed": True, "msg": exc.message}
+    except SystemExit:
+        result = {
+            "failed": True,
+            "msg": "The job was stopped. What it had fenced was let go; run the phase again to go on.",
+        }
+    except BaseException as exc:
+        traceback.print_exc()
+        result = {
+            "failed": True,
+            "msg": "The engine failed: %s. Its log is %s." % (exc, os.path.join(directory, "log")),
+        }
+    finally:
+        lock.release()
+    state.write_atomically(os.path.join(directory, "result.json"), json.dumps(result))
+    return 1 if result.get("failed") else 0

@@ -1,0 +1,230 @@
+# Copyright (c) 2026, the njoy.untangle authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Starting the engine as a process of its own, and asking how it is getting on.
+
+A lost controller stops nothing: the job is detached from the task that started it, and a second call finds it. The code
+travels with the task (AnsiballZ) and is laid down in the state directory, by its digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+import typing as t
+import zipfile
+
+from ..errors import UntangleError
+from . import state
+
+_PACKAGE = __name__.rsplit(".", 1)[0]
+_ROOT = "ansible_collections/njoy/untangle/plugins/module_utils/"
+
+
+def call(
+    params: t.Mapping[str, t.Any], kind: str, options: t.Mapping[str, t.Any], library: t.Sequence[str] | None
+) -> dict[str, t.Any]:
+    """Start a job, or join the one named by ``params['job']``, and wait for it for ``params['wait']`` seconds (None: to its end).
+
+    Returns its result, or ``running`` with ``job`` and ``progress``.
+    """
+    directory = str(options["state_dir"])
+    job = (
+        params.get("job")
+        or find(directory, kind, options)
+        or start(directory, kind, options, str(params.get("by") or "unknown"), library)
+    )
+    wait = params.get("wait")
+    end = None if wait is None else time.monotonic() + float(wait)
+    while True:
+        answer = poll(directory, str(job))
+        if not answer.get("running") or (end is not None and time.monotonic() >= end):
+            return answer
+        time.sleep(0.1)
+
+
+def _fingerprint(kind: str, options: t.Mapping[str, t.Any]) -> str:
+    return hashlib.sha256(json.dumps([kind, options], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _jobs(directory: str) -> list[str]:
+    try:
+        return sorted(os.listdir(os.path.join(directory, "jobs")))
+    except FileNotFoundError:
+        return []
+
+
+def find(directory: str, kind: str, options: t.Mapping[str, t.Any]) -> str | None:
+    """A running job that does just this; a sentence where one runs that does something else."""
+    for job in reversed(_jobs(directory)):
+        facts = _read(os.path.join(directory, "jobs", job, "job.json"))
+        if facts and _alive(facts) and not os.path.exists(os.path.join(directory, "jobs", job, "result.json")):
+            if facts["fingerprint"] == _fingerprint(kind, options):
+                return job
+            raise UntangleError(
+                "This split is being worked on: %s by %s since %s (pid %d). Wait for it, or stop it with redis_migrate state: stopped."
+                % (facts["kind"], facts["by"], facts["since"], facts["pid"])
+            )
+    return None
+
+
+def running(directory: str) -> dict[str, t.Any] | None:
+    """The job that runs just now, with its progress."""
+    for job in reversed(_jobs(directory)):
+        facts = _read(os.path.join(directory, "jobs", job, "job.json"))
+        if facts and _alive(facts) and not os.path.exists(os.path.join(directory, "jobs", job, "result.json")):
+            progress = _read(os.path.join(directory, "jobs", job, "status.json"))
+            return {
+                "job": job,
+                "kind": facts["kind"],
+                "by": facts["by"],
+                "since": facts["since"],
+                "pid": facts["pid"],
+                "progress": progress or {},
+            }
+    return None
+
+
+def stop(directory: str, seconds: float = 30) -> bool:
+    """End the job that runs, politely, so that it undoes what it must. Returns whether there was one."""
+    found = running(directory)
+    if not found:
+        return False
+    os.kill(int(found["pid"]), 15)
+    end = time.monotonic() + seconds
+    while running(directory) and time.monotonic() < end:
+        time.sleep(0.1)
+    return True
+
+
+def start(directory: str, kind: str, options: t.Mapping[str, t.Any], by: str, library: t.Sequence[str] | None) -> str:
+    job = "%s-%s-%s" % (
+        state.now().replace(":", "").replace("-", "")[:15],
+        kind.replace("_", "-"),
+        secrets.token_hex(3),
+    )
+    place = os.path.join(directory, "jobs", job)
+    os.makedirs(place, mode=0o700)
+    code, libraries = lay_down(directory, library)
+    spec = {"kind": kind, "options": dict(options), "by": by, "client_library": libraries}
+    state.write_atomically(os.path.join(place, "spec.json"), json.dumps(spec))
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from %s.job import main; sys.exit(main(sys.argv[1]))" % _PACKAGE,
+        place,
+    ]
+    environment = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "USER")}
+    environment["PYTHONPATH"] = os.pathsep.join([code, *libraries])
+    with open(os.path.join(place, "log"), "wb") as log:
+        os.chmod(log.name, 0o600)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=place, env=environment,
+            start_new_session=True, close_fds=True,
+        )  # fmt: skip
+    facts = {
+        "pid": process.pid,
+        "started": _started(process.pid),
+        "kind": kind,
+        "by": by,
+        "since": state.now(),
+        "fingerprint": _fingerprint(kind, options),
+    }
+    state.write_atomically(os.path.join(place, "job.json"), json.dumps(facts))
+    for old in _jobs(directory)[:-20]:
+        shutil.rmtree(os.path.join(directory, "jobs", old), ignore_errors=True)
+    return job
+
+
+def poll(directory: str, job: str) -> dict[str, t.Any]:
+    place = os.path.join(directory, "jobs", job)
+    result = _read(os.path.join(place, "result.json"))
+    if result is not None:
+        return result
+    facts = _read(os.path.join(place, "job.json"))
+    if facts is None:
+        raise UntangleError("There is no job %s in %s." % (job, directory))
+    if not _alive(facts):
+        # It may have ended between the two looks.
+        result = _read(os.path.join(place, "result.json"))
+        if result is None:
+            raise UntangleError(
+                "The job %s (pid %d) ended without a result; its log is %s. Run the phase again: it goes on from what the servers say."
+                % (job, facts["pid"], os.path.join(place, "log"))
+            )
+        return result
+    return {"running": True, "job": job, "progress": _read(os.path.join(place, "status.json")) or {}, "changed": False}
+
+
+def _read(path: str) -> dict[str, t.Any] | None:
+    try:
+        with open(path) as stream:
+            return t.cast("dict[str, t.Any]", json.load(stream))
+    except FileNotFoundError:
+        return None
+
+
+def _started(pid: int) -> str:
+    """When a process began, in clock ticks since boot: with the pid it names a process for good."""
+    try:
+        with open("/proc/%d/stat" % pid) as stream:
+            words = stream.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    return "" if words[0] == "Z" else words[19]
+
+
+def _alive(facts: t.Mapping[str, t.Any]) -> bool:
+    return bool(facts.get("started")) and _started(int(facts["pid"])) == facts["started"]
+
+
+def lay_down(directory: str, library: t.Sequence[str] | None) -> tuple[str, list[str]]:
+    """Put the engine's code and its client library where they outlive the task. Returns the import paths."""
+    place = os.path.join(directory, "lib")
+    os.makedirs(place, mode=0o700, exist_ok=True)
+    archive = getattr(globals().get("__loader__"), "archive", None)
+    if archive:
+        with zipfile.ZipFile(archive) as code:
+            names = [n for n in code.namelist() if n.startswith(_ROOT) and n.endswith(".py")]
+            digest = hashlib.sha256(b"".join(code.read(n) for n in sorted(names))).hexdigest()[:12]
+            root = os.path.join(place, "engine-" + digest)
+            if not os.path.isdir(root):
+                code.extractall(root + ".part", names)
+                _settle(root)
+    else:
+        # A plain import: the checkout itself.
+        root = os.path.abspath(os.path.join(os.path.dirname(__file__), *[".."] * len(_PACKAGE.split("."))))
+    paths = []
+    for path in library or ():
+        if os.path.isdir(path) or os.path.dirname(os.path.abspath(path)) == place:
+            paths.append(path)
+            continue
+        with open(path, "rb") as stream:
+            digest = hashlib.sha256(stream.read()).hexdigest()[:12]
+        name = os.path.basename(path)
+        kept = os.path.join(place, "%s-%s" % (digest, name))
+        # Compiled parts cannot be imported from an archive.
+        if name.startswith("hiredis") and not os.path.isdir(kept):
+            with zipfile.ZipFile(path) as wheel:
+                wheel.extractall(kept + ".part")
+            _settle(kept)
+        elif not os.path.exists(kept):
+            shutil.copyfile(path, kept + ".part")
+            _settle(kept)
+        paths.append(kept)
+    return root, paths
+
+
+def _settle(path: str) -> None:
+    try:
+        os.rename(path + ".part", path)
+    except OSError:
+        # Another call was faster.
+        if not os.path.exists(path):
+            raise
