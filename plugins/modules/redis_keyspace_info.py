@@ -14,7 +14,7 @@ author:
 description:
   - Reads the facts of one server, database by database, and judges them by five checks.
   - Nothing is written. Keys that are looked at do not count as used where the server can be told so (Redis 7.2 and later, Valkey).
-  - What the server does not let this user see is V(null) in the result and named in RV(refused); it is not an error.
+  - What the server does not let this user see is V(null) in the result, and RV(refused) says so; it is not an error.
 extends_documentation_fragment:
   - njoy.untangle.connection
   - njoy.untangle.connection.attributes
@@ -293,7 +293,9 @@ settings:
   type: dict
   sample: {maxmemory-policy: noeviction}
 refused:
-  description: The commands that the server did not allow this user, with its reason.
+  description:
+    - The commands that the server did not allow this user, with its reason.
+    - Where O(plan) or O(settings) is given, a warning names them as well.
   returned: success
   type: list
   elements: dict
@@ -371,10 +373,15 @@ def main() -> None:
         facts = look(module.params)
     except UntangleError as exc:
         module.fail_json(msg=exc.message)
-    for refused in facts["refused"]:
+    # without either, somebody only tries a login, and its user is right to see little
+    if facts["refused"] and (module.params["plan"] or module.params["settings"]):
         module.warn(
-            "%s does not allow %s to user %s, so some facts are unknown (%s)."
-            % (address, refused["command"], module.params["source"]["username"] or "default", refused["reason"])
+            "%s does not allow user %s: %s. What rests on them is null in the result."
+            % (
+                address,
+                module.params["source"]["username"] or "default",
+                ", ".join(refused["command"] for refused in facts["refused"]),
+            )
         )
     module.exit_json(changed=False, address=address, **facts)
 

@@ -194,9 +194,16 @@ def test_a_refused_command_leaves_null_and_a_warning(run, server, command, empty
     assert result[empty] is None
     assert [entry["command"].split()[0] for entry in result["refused"]] == [command]
     # warnings are kept for the life of a process, here that of all tests; from 2.19 on they are dictionaries
-    assert "does not allow " + command in json.dumps(result["warnings"])
+    assert "does not allow user default: " + command in json.dumps(result["warnings"])
     # without CONFIG the number is tried; either way it is known not to be there
     assert result["databases"][-1]["exists"] is False
+
+
+def test_a_login_that_is_only_tried_warns_of_nothing(run, server):
+    server.refused = ("CONFIG", "SLOWLOG")
+    result = run(source={"username": "login", "password": "s3cret"}, memory_sample=0)
+    assert len(result["refused"]) == 2
+    assert "user login" not in json.dumps(result.get("warnings", []))
 
 
 def test_a_refused_client_list(run, server):
