@@ -42,9 +42,7 @@ def split_plan_public(value: t.Mapping[str, t.Any]) -> plan.Plan:
 
 
 @_sentences
-def redis_settings(
-    purpose: t.Mapping[str, t.Any], version: str, layout: t.Mapping[str, t.Any]
-) -> profiles.Settings:
+def redis_settings(purpose: t.Mapping[str, t.Any], version: str, layout: t.Mapping[str, t.Any]) -> profiles.Settings:
     """See redis_settings.yml."""
     return profiles.instance_settings(purpose, profiles.parse_version(version), layout)
 

@@ -392,12 +392,15 @@ def instance_settings(purpose: t.Mapping[str, t.Any], version: Version, layout: 
 
 
 def differences(wanted: t.Mapping[str, str], running: t.Mapping[str, str]) -> list[dict[str, t.Any]]:
-    """What a running server has other than planned: [{name, planned, running}], running None where it does not know it."""
-    return [
-        {"name": name, "planned": value, "running": running.get(name)}
-        for name, value in wanted.items()
-        if name not in running or not same(name, value, running[name])
-    ]
+    """What a running server has other than planned: [{name, planned, running, text}], running None if it lacks the name."""
+    found: list[dict[str, t.Any]] = []
+    for name, planned in wanted.items():
+        has = running.get(name)
+        if has is not None and same(name, planned, has):
+            continue
+        text = "%s is %s, planned %r" % (name, "unknown to it" if has is None else repr(has), planned)
+        found.append({"name": name, "planned": planned, "running": has, "text": text})
+    return found
 
 
 def parse_config(text: str) -> dict[str, str]:

@@ -29,7 +29,7 @@ echo "$server"; echo "${server%server}cli"; "$server" --version; stat -c '%u %g'
 def run(*words):
     """(exit code, output) of a command; 127 where it is not there."""
     try:
-        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, timeout=120)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     except OSError as exc:
         return 127, str(exc)
     except subprocess.TimeoutExpired:
@@ -68,7 +68,11 @@ def server_on_host(asked, problems):
     if not client or not version:
         problems.append(
             "%s. Name another binary in redis_instances_server, or install the package's command line client."
-            % ("%s does not tell its version" % path if client else "there is no redis-cli or valkey-cli beside %s" % path)
+            % (
+                "%s does not tell its version" % path
+                if client
+                else "there is no redis-cli or valkey-cli beside %s" % path
+            )
         )
         return {}
     return {"path": path, "cli": client, "version": version, "flavour": "valkey" if "valkey" in path else "redis"}
@@ -86,13 +90,17 @@ def server_in_image(image, problems):
     engine = {"version": text.strip()}
     code, text = run("docker", "compose", "version", "--short")
     if code:
-        problems.append("the Compose plugin is not on this host (docker compose). Install it, or use redis_instances_backend: host.")
+        problems.append(
+            "the Compose plugin is not on this host (docker compose). Install it, or use redis_instances_backend: host."
+        )
     if run("docker", "image", "inspect", "--format", "{{.Id}}", image)[0]:
         return engine, {}
     code, text = run("docker", "run", "--rm", "--network", "none", "--entrypoint", "sh", image, "-c", ASK_IMAGE)
     lines = text.split("\n")
     if code or len(lines) < 4 or not version_of(lines[2]):
-        problems.append("the image %s holds no redis-server or valkey-server. Name another in redis_instances_image." % image)
+        problems.append(
+            "the image %s holds no redis-server or valkey-server. Name another in redis_instances_image." % image
+        )
         return engine, {}
     uid, gid = lines[3].split()
     return engine, {
@@ -118,8 +126,18 @@ def run_as(asked, flavour, problems):
             return {"name": name, "uid": 0, "gid": 0, "by": []}
         setpriv = shutil.which("setpriv", path=os.environ.get("PATH", "") + ":/usr/bin:/bin")
         if not setpriv:
-            problems.append("setpriv (util-linux) is not on this host; without it an instance cannot run as user %s. Install it." % name)
-        by = [setpriv, "--reuid=%d" % found.pw_uid, "--regid=%d" % found.pw_gid, "--clear-groups", "--no-new-privs", "--"]
+            problems.append(
+                "setpriv (util-linux) is not on this host; without it an instance cannot run as user %s. Install it."
+                % name
+            )
+        by = [
+            setpriv,
+            "--reuid=%d" % found.pw_uid,
+            "--regid=%d" % found.pw_gid,
+            "--clear-groups",
+            "--no-new-privs",
+            "--",
+        ]
         return {"name": name, "uid": found.pw_uid, "gid": found.pw_gid, "by": by}
     problems.append(
         "user %s is not on this host, and an instance should not run as root. Create it, or name another in redis_instances_user."
@@ -149,7 +167,9 @@ def alive(pid, command=None, cwd=None):
     try:
         if command is not None:
             return command in read("/proc/%s/cmdline" % pid).replace("\0", " ")
-        return os.readlink("/proc/%s/cwd" % pid) == cwd and "-server" in read("/proc/%s/comm" % pid) + os.readlink("/proc/%s/exe" % pid)
+        return os.readlink("/proc/%s/cwd" % pid) == cwd and "-server" in read("/proc/%s/comm" % pid) + os.readlink(
+            "/proc/%s/exe" % pid
+        )
     except OSError:
         return False
 
@@ -178,7 +198,10 @@ def check_listen(one, running_there, problems):
     try:
         found = socket.getaddrinfo(one["address"], one["port"], 0, socket.SOCK_STREAM)
     except OSError as exc:
-        problems.append("%s: this host cannot resolve address %s (%s). Give the purpose an IP address." % (where, one["address"], exc))
+        problems.append(
+            "%s: this host cannot resolve address %s (%s). Give the purpose an IP address."
+            % (where, one["address"], exc)
+        )
         return ""
     # one family is enough: a name with both would need both to be on this host
     family, _kind, _proto, _name, place = found[0]
@@ -201,7 +224,10 @@ def check_listen(one, running_there, problems):
                     % (where, address)
                 )
             else:
-                problems.append("%s: nothing can listen on %s port %s (%s). Choose another port." % (where, address, one["port"], exc))
+                problems.append(
+                    "%s: nothing can listen on %s port %s (%s). Choose another port."
+                    % (where, address, one["port"], exc)
+                )
     return address
 
 
@@ -215,7 +241,7 @@ def containers(names):
             ["docker", "container", "inspect"] + ["untangle-%s" % name for name in names],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            universal_newlines=True,
+            text=True,
             timeout=120,
         )
         found = json.loads(done.stdout or "[]")
@@ -226,7 +252,15 @@ def containers(names):
 
 def existing(name, home, container):
     """What there is of one instance already."""
-    found = {"backend": "", "running": False, "unit": "", "supervisor": "", "server": "", "container": False, "applied": {}}
+    found = {
+        "backend": "",
+        "running": False,
+        "unit": "",
+        "supervisor": "",
+        "server": "",
+        "container": False,
+        "applied": {},
+    }
     for line in read(os.path.join(home, "applied")).splitlines():
         key, _equals, value = line.partition("=")
         found["applied"][key] = value
@@ -301,7 +335,10 @@ def main():
                 with open(asked["tls"].get(key) or "", "rb") as file:
                     digest.update(file.read())
             except OSError as exc:
-                problems.append("redis_instances_tls: %s cannot be read on this host (%s). Put the file there, or name another." % (key, exc))
+                problems.append(
+                    "redis_instances_tls: %s cannot be read on this host (%s). Put the file there, or name another."
+                    % (key, exc)
+                )
         answer["tls_sha"] = digest.hexdigest()
     found = containers([one["name"] for one in asked["instances"]])
     for one in asked["instances"]:
