@@ -18,7 +18,9 @@ from .server import Server
 
 LIBRARY = "untangle"
 OWN_USER = "untangle"
-MOVED = "untangle.moved.%d"
+_MOVED_PREFIX = "untangle.moved."
+MOVED = _MOVED_PREFIX + "%d"
+_FENCE = "fence:"
 BEFORE_FENCE = ".before-fence"
 _OLD_MARK = "untangle.mark."
 
@@ -92,9 +94,22 @@ def is_moved(source: Server, database: int) -> str | None:
     return None
 
 
-def set_moved(source: Server, database: int, purpose: str, where: str) -> None:
-    source.run("ACL", "SETUSER", MOVED % database, "reset", "off", "~%s@%s" % (purpose, where))
+def set_moved(source: Server, database: int, purpose: str, where: str, users: t.Sequence[str] = ()) -> None:
+    """Mark a database as moved. ``users`` are those whose fence keeps it still: while the mark stands they stay fenced."""
+    names = ["~%s@%s" % (purpose, where), *["~%s%s" % (_FENCE, user) for user in users]]
+    source.run("ACL", "SETUSER", MOVED % database, "reset", "off", *names)
     _save(source)
+
+
+def moved(source: Server) -> dict[int, set[str]]:
+    """Databases that have moved, each with the users whose fence it needs."""
+    found: dict[int, set[str]] = {}
+    for line in _acl_list(source):
+        words = line.split()
+        if words[1].startswith(_MOVED_PREFIX):
+            users = {w[1 + len(_FENCE) :] for w in words if w.startswith("~" + _FENCE)}
+            found[int(words[1][len(_MOVED_PREFIX) :])] = users
+    return found
 
 
 def clear_moved(source: Server, database: int) -> None:
@@ -144,9 +159,11 @@ def choose(server: Server, databases: t.Collection[int], wanted: t.Sequence[str]
         if words[2] == "on" and words[1] != OWN_USER and not words[1].endswith(BEFORE_FENCE):
             enabled.append(words[1])
     already = fenced(server)
-    staying = sorted(databases_in_use(server) - set(databases))
+    # A database that has moved already holds nobody back: it is fenced, or whoever reads it there is a straggler.
+    leaving = moved(server)
+    staying = sorted(databases_in_use(server) - set(databases) - set(leaving))
     seen = users_by_database(server)
-    elsewhere = {user: sorted(set(used) - set(databases)) for user, used in seen.items()}
+    elsewhere = {user: sorted(set(used) - set(databases) - set(leaving)) for user, used in seen.items()}
     if wanted:
         missing = sorted(set(wanted) - set(enabled) - set(already))
         if missing:
@@ -157,7 +174,9 @@ def choose(server: Server, databases: t.Collection[int], wanted: t.Sequence[str]
     elif not staying:
         return sorted(set(enabled) | set(already))
     else:
-        chosen = sorted(u for u, used in seen.items() if set(used) & set(databases) and u != OWN_USER)
+        # Those of a cutover that was broken off may have lost heart and not come back.
+        left = set(already).difference(*leaving.values())
+        chosen = sorted(left | {u for u, used in seen.items() if set(used) & set(databases) and u != OWN_USER})
     shared = ["%s (database %s)" % (u, ", ".join(map(str, elsewhere[u]))) for u in chosen if elsewhere.get(u)]
     if "default" in chosen and staying and not shared:
         shared = ["default (databases %s hold data)" % ", ".join(map(str, staying))]
@@ -231,9 +250,10 @@ def put(server: Server, users: t.Sequence[str]) -> int:
 
 
 def lift(server: Server, users: t.Sequence[str] | None = None) -> list[str]:
-    """Give fenced users (default: all) their rules back. Returns whom."""
+    """Give fenced users (default: all) their rules back, unless a database that has moved needs their fence. Returns whom."""
     rules = {line.split()[1]: line.split()[2:] for line in _acl_list(server)}
-    lifted = [u for u in fenced(server) if users is None or u in users]
+    held = set[str]().union(*moved(server).values())
+    lifted = [u for u in fenced(server) if (users is None or u in users) and u not in held]
     commands: list[tuple[t.Any, ...]] = [("MULTI",)]
     for user in lifted:
         kept = [w for w in rules[user + BEFORE_FENCE] if w not in ("on", "off")]
