@@ -82,9 +82,10 @@ def cut_over(
     first = engine[pending[0].purpose]
     before = counters(first)
     began, results = time.monotonic(), dict[str, Result]()
-    if users:
-        marks.put(first, users)
     try:
+        # Within: what fails or is interrupted once the fence may be up takes it down again.
+        if users:
+            marks.put(first, users)
         for route in pending:
             results[route.purpose] = _pass(
                 engine[route.purpose], targets[route.purpose], route, report, limits, tolerance_ms, True
@@ -109,7 +110,7 @@ def cut_over(
         mark = marks.read_target(target) or {}
         # The commit of this purpose.
         marks.write_target(target, {**mark, "state": "serving", "since": now(), "by": by})
-        marks.set_moved(first, route.database, route.purpose, route.where)
+        marks.set_moved(first, route.database, route.purpose, route.where, users)
     refused = time.monotonic() - began
     facts = {}
     for route in pending:
@@ -151,7 +152,8 @@ def _finish(
             marks.write_target(target, {**mark, **write, "since": now(), "by": by})
             changed = True
         if not marks.is_moved(source, route.database):
-            marks.set_moved(own_login(source, state), route.database, route.purpose, route.where)
+            users = state.purpose(route.purpose).get("fence") or marks.fenced(source)
+            marks.set_moved(own_login(source, state), route.database, route.purpose, route.where, users)
             changed = True
         if state.purpose(route.purpose).get("state") not in ("cut_over", "retired"):
             facts = {"state": "cut_over", "database": route.database, "source": source.address, "target": route.where}
