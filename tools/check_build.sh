@@ -36,7 +36,7 @@ document() { # TYPE NAME...
     for name in "$@"; do
         if ! ansible-doc -t "$type" "njoy.untangle.$name" > doc.txt 2> doc.err || [ ! -s doc.txt ] || grep -q ERROR doc.err; then
             cat doc.err >&2
-            fail "ansible-doc -t $type njoy.untangle.$name fails"
+            fail "ansible-doc -t $type njoy.untangle.$name shows no documentation"
         fi
     done
     echo "build: ansible-doc shows $# of type $type: $*"

@@ -3,7 +3,6 @@
 # Their venvs are kept in .cache.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-export HYPOTHESIS_STORAGE_DIRECTORY=$PWD/.cache/hypothesis
 
 python_of() { # 3.11 -> the path of such an interpreter
     local p
