@@ -242,7 +242,7 @@ def returned(
         for target, users in fenced:
             marks.lift(target, users)
         raise
-    facts = {}
+    facts: dict[str, dict[str, t.Any]] = {}
     for route in serving:
         target = targets[route.purpose]
         mark = marks.read_target(target) or {
@@ -254,7 +254,14 @@ def returned(
         marks.write_target(target, {**mark, "state": "returned", "since": now(), "by": by})
         done = results.get(route.purpose)
         facts[route.purpose] = {"state": "returned", "returned_keys": done.repaired if done else 0}
-    changed = bool(serving)
+    for route in routes:
+        if places[route.purpose] == "returned" and state.purpose(route.purpose).get("state") in ("cut_over", "retired"):
+            # The commit of a return that was broken off right after it.
+            facts[route.purpose] = {"state": "returned"}
+    if facts:
+        # Before the source's own mark goes: none of the three may say later that this purpose still serves.
+        state.update("returned", by, facts)
+    changed = bool(facts)
     for route in routes:
         if marks.is_moved(sources[route.purpose], route.database):
             marks.clear_moved(own_login(sources[route.purpose], state), route.database)
@@ -262,9 +269,7 @@ def returned(
     if marks.fenced(admin):
         lifted = marks.lift(own_login(admin, state))
         changed = changed or bool(lifted)
-    if facts:
-        state.update("returned", by, facts)
-    elif changed:
+    if changed and not facts:
         state.update("fence lifted", by, {})
     return {"changed": changed, "purposes": facts, "write_refused_seconds": round(time.monotonic() - began, 3)}
 
