@@ -46,14 +46,13 @@ def copied(
         if where in ("cut_over", "retired"):
             done[route.purpose] = {"state": where, "changed": False}
             continue
-        check(source, target, route)
-        mine = bool(mark and mark.get("source") == source.address and mark.get("database") == route.database)
-        if mark and not mine:
+        if where == "returned" and marks.is_moved(source, route.database):
             raise UntangleError(
-                "%s: %s is marked as the target of database %s of %s (%s). Give the purpose another port, or roll that split back."
-                % (route.purpose, route.where, mark.get("database"), mark.get("source"), mark.get("state"))
+                "%s: the way back to database %d of %s was broken off before its end. Run rollback again first; nothing was changed."
+                % (route.purpose, route.database, source.address)
             )
-        if where == "copied" and mine:
+        check(source, target, route)
+        if where == "copied":
             done[route.purpose] = {"state": where, "changed": False}
             continue
         strange = not mark and target.size() > 0 and on_conflict != "skip"

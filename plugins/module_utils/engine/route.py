@@ -55,18 +55,42 @@ def standing(source: Server, target: Server, route: Route, state: State) -> str:
 
     Three witnesses say that it has moved, and any one is enough: the target's mark, the source's mark, split.json. The one
     exception is a target that says it was returned: that is written when the way back is complete.
+
+    A target that belongs to another split is refused, and so is one to which this database has not moved, though it moved.
     """
     mark = marks.read_target(target) or {}
-    noted = state.purpose(route.purpose).get("state")
+    noted = state.purpose(route.purpose)
+    if mark and (mark.get("source"), mark.get("database")) != (source.address, route.database):
+        raise UntangleError(
+            "%s: %s is marked as the target of database %s of %s (%s). Give the purpose another port, or roll that split back."
+            % (route.purpose, route.where, mark.get("database"), mark.get("source"), mark.get("state"))
+        )
     if mark.get("state") == "returned":
         return "returned"
-    if mark.get("state") == "serving" or marks.is_moved(source, route.database) or noted in ("cut_over", "retired"):
-        return "retired" if noted == "retired" else "cut_over"
+    if mark.get("state") == "serving":
+        return "retired" if noted.get("state") == "retired" else "cut_over"
+    moved = (marks.is_moved(source, route.database) or "").rpartition("@")[2]
+    if not moved and noted.get("state") in ("cut_over", "retired"):
+        moved = str(noted.get("target") or route.where)
+    if moved and moved != route.where:
+        raise UntangleError(
+            "%s: database %d of %s has moved to %s, not to %s, which the plan names. Name the instance that serves, or go back "
+            "first." % (route.purpose, route.database, source.address, moved, route.where)
+        )
+    if moved:
+        return "retired" if noted.get("state") == "retired" else "cut_over"
     return str(mark.get("state") or "planned")
 
 
 def check(source: Server, target: Server, route: Route) -> None:
-    """What can be known about a pair of servers before anything is changed on either."""
+    """What must hold before the first key is copied."""
+    look(source, target, route)
+    if marks.read_target(target) is None:
+        canary(source, target, route)
+
+
+def look(source: Server, target: Server, route: Route) -> None:
+    """What can be known about a pair of servers by reading alone."""
     if target.run_id == source.run_id:
         raise UntangleError(
             "%s: the target %s is the source itself. Give the purpose a port of its own." % (route.purpose, route.where)
@@ -84,8 +108,6 @@ def check(source: Server, target: Server, route: Route) -> None:
             "The clocks of %s and %s differ by %.1f s, and expiry is kept as points in time: keys would live longer or shorter. "
             "Set the clocks (NTP), then run again." % (source.address, route.where, skew / 1000.0)
         )
-    if marks.read_target(target) is None:
-        canary(source, target, route)
 
 
 def canary(source: Server, target: Server, route: Route) -> None:
