@@ -11,7 +11,7 @@ import typing as t
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.njoy.untangle.plugins.module_utils import guard, phases, telling
+from ansible_collections.njoy.untangle.plugins.module_utils import guard, phases, plan, telling
 from ansible_collections.njoy.untangle.plugins.module_utils.errors import UntangleError
 
 _F = t.TypeVar("_F", bound=t.Callable[..., t.Any])
@@ -69,6 +69,16 @@ def split_passwords(results: list[t.Mapping[str, t.Any]], kind: str) -> dict[str
     return found
 
 
+def split_problems(given: t.Mapping[str, t.Any], hosts: t.Mapping[str, t.Any], planned: bool) -> list[str]:
+    """See split_problems.yml."""
+    try:
+        phases.options(given, plan.normalise(given, hosts) if planned else None)
+        phases.source(given)
+    except UntangleError as exc:
+        return [exc.message]
+    return []
+
+
 class FilterModule:
     """Filters around the phases of a split."""
 
@@ -80,6 +90,7 @@ class FilterModule:
             "split_memory_problems": _sentences(phases.memory_problems),
             "split_options": _sentences(phases.options),
             "split_passwords": split_passwords,
+            "split_problems": split_problems,
             "split_refusals": split_refusals,
             "split_routes": _sentences(phases.routes),
             "split_source": _sentences(phases.source),
