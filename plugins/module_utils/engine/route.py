@@ -144,9 +144,12 @@ def unbounded(target: Server, mark: t.MutableMapping[str, t.Any]) -> t.Iterator[
 
     They are kept in the mark, so that they come back even when this process does not end by itself.
     """
-    if "maxmemory" not in mark:
-        mark.update({"maxmemory": target.config("maxmemory"), "maxmemory-policy": target.config("maxmemory-policy")})
-        marks.write_target(target, mark)
+    # Where a broken-off run left its own values, those in the mark are the target's; any other was set by somebody since.
+    for name, ours in (("maxmemory", "0"), ("maxmemory-policy", "noeviction")):
+        running = target.config(name)
+        if name not in mark or running != ours:
+            mark[name] = running
+    marks.write_target(target, mark)
     target.run("CONFIG", "SET", "maxmemory-policy", "noeviction")
     target.run("CONFIG", "SET", "maxmemory", "0")
     try:
