@@ -85,6 +85,8 @@ def _copy(
     if mark.get("state") == "returned":
         # What it held while it served went back with the return: begin with nothing, and let its users in again.
         marks.lift(target)
+    if again:
+        _sweep(target)
     fresh = {"state": "copying", "source": source.address, "database": route.database, "purpose": route.purpose}
     kept = {name: mark[name] for name in ("maxmemory", "maxmemory-policy") if name in mark}
     marks.write_target(target, {**fresh, **kept}, first=not mark)
@@ -147,6 +149,17 @@ def _copy(
     }
     state.update("copied", by, {route.purpose: facts})
     return dict(facts, changed=True)
+
+
+def _sweep(target: Server) -> None:
+    """Take away what a copy that was killed left half put together: no pattern of the user's would ever find it."""
+    cursor = b"0"
+    while True:
+        cursor, names = target.raw("SCAN", cursor, "COUNT", 1000, "MATCH", values.PART + b"*")
+        if names:
+            target.run("UNLINK", *names)
+        if cursor == b"0":
+            return
 
 
 def _evicted(server: Server) -> int:
