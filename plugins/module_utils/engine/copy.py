@@ -10,7 +10,7 @@ import typing as t
 
 from ..errors import UntangleError
 from . import compare, marks, values
-from .route import Route, adopt, check, standing, unbounded
+from .route import Route, adopt, canary, check, standing, unbounded
 from .server import Server
 from .snapshot import Limits, Reader
 from .state import State
@@ -62,6 +62,8 @@ def copied(
                 "beside an application that writes to both sides, set on_conflict: skip."
                 % (route.purpose, route.where, target.size())
             )
+        if not mark and target.size():
+            canary(source, target, route)
         todo.append((route, source, target, mark or {}))
     for route, source, target, mark in todo:
         done[route.purpose] = _copy(route, source, target, mark, state, by, report, limits, on_conflict, match, exclude)
