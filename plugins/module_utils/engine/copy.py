@@ -90,9 +90,11 @@ def _copy(
     if again:
         _sweep(target)
     fresh = {"state": "copying", "source": source.address, "database": route.database, "purpose": route.purpose}
+    # What was left out of the copy stays out of every later pass over this target.
+    chosen = {name: value for name, value in (("match", match), ("exclude", list(exclude))) if value}
     kept = {name: mark[name] for name in ("maxmemory", "maxmemory-policy") if name in mark}
-    marks.write_target(target, {**fresh, **kept}, first=not mark)
-    mark = {**fresh, **kept}
+    marks.write_target(target, {**fresh, **chosen, **kept}, first=not mark)
+    mark = {**fresh, **chosen, **kept}
     began, evicted = time.monotonic(), _evicted(target)
     total = source.size()
     replace = on_conflict == "replace"

@@ -186,10 +186,12 @@ def _pass(
             }
         )
 
-    comparer = Comparer(source, target, limits, tolerance_ms, repair=repair, progress=progress)
+    mark = marks.read_target(target) or {}
+    comparer = Comparer(
+        source, target, limits, tolerance_ms, repair=repair, progress=progress, match=mark.get("match"), exclude=mark.get("exclude") or ()
+    )
     if not repair:
         return comparer.run()
-    mark = marks.read_target(target) or {}
     with unbounded(target, mark):
         result = comparer.run()
     marks.write_target(target, mark)
@@ -278,6 +280,9 @@ def _back(target: Server, source: Server, route: Route, report: Report, limits: 
     def progress(done: int, total: int) -> None:
         report({"purpose": route.purpose, "phase": "return", "keys": done, "keys_total": total, "bytes": 0})
 
-    result = Comparer(target, source, limits, tolerance_ms, repair=True, progress=progress).run()
+    mark = marks.read_target(target) or {}
+    result = Comparer(
+        target, source, limits, tolerance_ms, repair=True, progress=progress, match=mark.get("match"), exclude=mark.get("exclude") or ()
+    ).run()
     demand_equal(result, target, source, route.purpose)
     return result
