@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -369,3 +372,50 @@ def test_slow_log(run, server):
     assert result["slow_log"]["slowest_ms"] > 100
     assert check(result, "slow_commands")["severity"] == "critical"
     assert "secret-" not in json.dumps(result)
+
+
+PLAYBOOK = """
+- hosts: all
+  gather_facts: false
+  module_defaults:
+    group/njoy.untangle.redis:
+      source: {host: 127.0.0.1, port: "%(port)s", password: "{{ lookup('ansible.builtin.env', 'AUDIT_PASSWORD') }}"}
+  tasks:
+    - njoy.untangle.redis_keyspace_info:
+        plan: [{name: cache, database: "10", password: pur-pose}]
+        settings: true
+      register: audit
+    - ansible.builtin.assert:
+        that:
+          - audit is not changed
+          - (audit.databases | selectattr('purpose', 'equalto', 'cache') | first)['keys'] == 500
+          - audit.settings['requirepass'] == '********'
+          - audit.findings | map(attribute='check') | first == 'databases_in_use'
+"""
+
+
+@pytest.mark.parametrize("arguments", [[], ["--check", "--diff"], ["-vvv"]], ids=" ".join)
+def test_through_ansible_on_a_python_without_the_library(server, tmp_path, arguments):
+    """The action plugin brings redis-py along, a module_defaults group gives the connection, and no secret is shown."""
+    shared = server("redis-7.0", requirepass="s3cret")
+    fill(shared)
+    # the interpreter that .venv was made from has none of its packages
+    bare = sys._base_executable
+    assert subprocess.run([bare, "-c", "import redis"], capture_output=True, check=False).returncode != 0
+    play = tmp_path / "play.yml"
+    play.write_text(PLAYBOOK % {"port": shared.port})
+    done = subprocess.run(
+        [
+            *(Path(sys.executable).with_name("ansible-playbook"), "-i", "host,", "-c", "local"),
+            *("-e", f"ansible_python_interpreter={bare}", *arguments, str(play)),
+        ],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "AUDIT_PASSWORD": "s3cret"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "changed=0" in done.stdout
+    for secret in ("s3cret", "pur-pose"):
+        assert secret not in done.stdout + done.stderr
