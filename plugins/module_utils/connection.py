@@ -38,7 +38,9 @@ def use_library(paths: t.Sequence[str] | None) -> None:
     if "redis" in sys.modules:
         return
     for path in reversed(list(paths or ())):
-        if path not in sys.path:
+        # Compiled parts cannot be imported from an archive: jobs unpack hiredis, the rest does without.
+        archive = os.path.basename(path).startswith("hiredis") and not os.path.isdir(path)
+        if path not in sys.path and not archive:
             sys.path.insert(0, path)
     try:
         import redis  # noqa: F401
@@ -66,10 +68,25 @@ def explain(error: BaseException, options: Options, variable: str = "source") ->
     where = address(options)
     text = str(error) or type(error).__name__
     user = options.get("username") or "default"
-    if isinstance(error, redis.AuthenticationError) or "WRONGPASS" in text or "NOAUTH" in text or "invalid password" in text:
-        return "%s refuses the login of user %s (%s). Check username and password of %s." % (where, user, text, variable)
+    if (
+        isinstance(error, redis.AuthenticationError)
+        or "WRONGPASS" in text
+        or "NOAUTH" in text
+        or "invalid password" in text
+    ):
+        return "%s refuses the login of user %s (%s). Check username and password of %s." % (
+            where,
+            user,
+            text,
+            variable,
+        )
     if "NOPERM" in text or isinstance(error, redis.exceptions.NoPermissionError):
-        return "%s lets user %s in but not do this (%s). Give the user of %s that right, or name another user." % (where, user, text, variable)
+        return "%s lets user %s in but not do this (%s). Give the user of %s that right, or name another user." % (
+            where,
+            user,
+            text,
+            variable,
+        )
     if isinstance(error, redis.TimeoutError):
         return "%s did not answer within %s s. Check that the server is not blocked, or raise timeout of %s." % (
             where,
@@ -77,11 +94,22 @@ def explain(error: BaseException, options: Options, variable: str = "source") ->
             variable,
         )
     if "CERTIFICATE" in text.upper() or "SSL" in text.upper():
-        return "%s: TLS failed (%s). Check tls, tls_ca_file, tls_cert_file and tls_verify of %s." % (where, text, variable)
+        return "%s: TLS failed (%s). Check tls, tls_ca_file, tls_cert_file and tls_verify of %s." % (
+            where,
+            text,
+            variable,
+        )
     if isinstance(error, (redis.ConnectionError, OSError)):
-        return "%s cannot be reached (%s). Check host, port and tls of %s, and that the server runs." % (where, text, variable)
+        return "%s cannot be reached (%s). Check host, port and tls of %s, and that the server runs." % (
+            where,
+            text,
+            variable,
+        )
     if "DB index is out of range" in text:
-        return "%s does not have this database number (%s). Check `database` in %s against the server's `databases` setting." % (where, text, variable)
+        return (
+            "%s does not have this database number (%s). Check `database` in %s against the server's `databases` setting."
+            % (where, text, variable)
+        )
     return "%s answered: %s (asked through %s)." % (where, text, variable)
 
 
@@ -138,7 +166,9 @@ def connect(options: Options, database: int = 0, client_name: str = "untangle", 
             client = redis.Redis(**dict(arguments, client_name=None))
             client.ping()
     except redis.exceptions.BusyLoadingError as exc:
-        raise UntangleError("%s is still loading its data. Wait until it answers PING, then run again." % address(options)) from exc
+        raise UntangleError(
+            "%s is still loading its data. Wait until it answers PING, then run again." % address(options)
+        ) from exc
     except (redis.RedisError, OSError) as exc:
         raise UntangleError(explain(exc, options, variable)) from exc
     return client

@@ -8,7 +8,7 @@ All of its files are imported here, because only what is imported statically tra
 
 from __future__ import annotations
 
-from . import compare, copy, cutover, job, jobs, marks, retire, route, server, snapshot, state, target, values
+from . import compare, copy, cutover, job, jobs, marks, preview, retire, route, server, snapshot, state, target, values
 
 __all__ = [
     "compare",
@@ -17,6 +17,7 @@ __all__ = [
     "job",
     "jobs",
     "marks",
+    "preview",
     "retire",
     "route",
     "server",

@@ -11,14 +11,15 @@ while both servers are read is no difference. The pass of differences before a c
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
+import functools
+import re
 import time
 import typing as t
 
 from ..errors import UntangleError
 from . import values
 from .server import Server
-from .snapshot import Limits, Page, Reader
+from .snapshot import Limits, Reader
 from .target import Writer
 
 Progress = t.Callable[[int, int], None]
@@ -64,9 +65,45 @@ class Result:
 
 
 def excluded(key: bytes, exclude: t.Sequence[str]) -> bool:
-    """Whether a key matches one of the patterns that stay behind (the glob of SCAN, near enough for names)."""
-    name = key.decode("latin-1")
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in exclude)
+    """Whether a key matches one of the patterns that stay behind, by the rules of SCAN's MATCH."""
+    return any(_glob(pattern).fullmatch(key) for pattern in exclude)
+
+
+@functools.lru_cache(maxsize=None)
+def _glob(pattern: str) -> re.Pattern[bytes]:
+    """The server's own glob: bytes, ``^`` negates a class, a backslash makes the next byte plain, also inside a class."""
+    signs, parts, i = pattern.encode(), list[bytes](), 0
+    while i < len(signs):
+        sign = signs[i : i + 1]
+        i += 1
+        if sign == b"*":
+            parts.append(b".*")
+        elif sign == b"?":
+            parts.append(b".")
+        elif sign == b"\\" and i < len(signs):
+            parts.append(re.escape(signs[i : i + 1]))
+            i += 1
+        elif sign == b"[":
+            negated = signs[i : i + 1] == b"^"
+            i += negated
+            members = set[int]()
+            while i < len(signs) and signs[i : i + 1] != b"]":
+                if signs[i : i + 1] == b"\\" and i + 1 < len(signs):
+                    members.add(signs[i + 1])
+                    i += 2
+                elif signs[i + 1 : i + 2] == b"-" and i + 2 < len(signs):
+                    low, high = sorted((signs[i], signs[i + 2]))
+                    members.update(range(low, high + 1))
+                    i += 3
+                else:
+                    members.add(signs[i])
+                    i += 1
+            i += 1
+            hits = b"".join(b"\\x%02x" % member for member in range(256) if (member in members) != negated)
+            parts.append(b"[" + hits + b"]" if hits else b"(?!)")
+        else:
+            parts.append(re.escape(sign))
+    return re.compile(b"".join(parts), re.DOTALL)
 
 
 class Comparer:
@@ -182,27 +219,29 @@ class Comparer:
             self.result.add(kind, key)
 
     def _look(self, keys: t.Sequence[bytes]) -> list[tuple[bytes, str]]:
-        # Bytes first: after a repair nearly all of them are equal, and a page answers for hundreds at once.
-        equal = self._equal_bytes(keys) if len(keys) > 1 else set()
-        found = []
-        for key in keys:
-            if key in equal:
-                continue
-            kind = values.differs(self.source, key, self.target, self.tolerance_ms)
-            if kind:
-                found.append((key, kind))
-        return found
-
-    def _equal_bytes(self, keys: t.Sequence[bytes]) -> set[bytes]:
-        sides: list[Page] = []
+        """Which of these keys differ, and how. Pages answer for hundreds at once; only what they cannot settle is read by meaning."""
+        sides: list[dict[bytes, tuple[bytes, int] | None]] = []
         for server in (self.source, self.target):
             reader = Reader(server, self.limits, "digest")
             try:
-                sides.append(reader.named(keys))
+                page = reader.named(keys)
             finally:
                 reader.close()
-        have = {key: (digest, at) for key, digest, at in sides[1].keys}
-        return {key for key, digest, at in sides[0].keys if have.get(key) == (digest, at)}
+            sides.append({**{key: (digest, at) for key, digest, at in page.keys}, **{key: None for key in page.big}})
+        here, there = sides
+        found = []
+        for key in keys:
+            if key not in here and key not in there:
+                continue
+            if key not in there:
+                found.append((key, "missing"))
+            elif key not in here:
+                found.append((key, "extra"))
+            elif here[key] is None or here[key] != there[key]:
+                kind = values.differs(self.source, key, self.target, self.tolerance_ms)
+                if kind:
+                    found.append((key, kind))
+        return found
 
     def _mend(self, keys: t.Sequence[bytes]) -> None:
         reader, writer = Reader(self.source, self.limits), Writer(self.target)

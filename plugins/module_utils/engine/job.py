@@ -63,7 +63,9 @@ def perform(kind: str, options: Options, by: str, report: copy.Report) -> dict[s
     if kind == "returned":
         return cutover.returned(source, where, split, by, report, limits, tolerance, options.get("accept_loss") or ())
     if kind == "compare":
-        return compared(source, where, split, report, limits, tolerance, options.get("sample"))
+        return compared(
+            source, where, split, report, limits, tolerance, options.get("sample"), options.get("details", True)
+        )
     if kind == "retired":
         return retire.retired(
             source, where, split, by, report, limits, float(options.get("watch_seconds") or 0), float(options.get("quiet_seconds") or 0),
@@ -99,6 +101,7 @@ def compared(
     limits: Limits,
     tolerance_ms: int,
     sample: int | None,
+    keep_details: bool = True,
 ) -> dict[str, t.Any]:
     """Compare every route. ``drift`` says that a difference is explained: the source was written to since the copy."""
     purposes, lines = dict[str, t.Any](), list[str]()
@@ -122,7 +125,7 @@ def compared(
             for kind, key in result.examples
         ]
     details = None
-    if lines:
+    if lines and keep_details:
         os.makedirs(split.directory, mode=0o700, exist_ok=True)
         details = os.path.join(split.directory, "differences.tsv")
         state.write_atomically(details, "\n".join(lines) + "\n")

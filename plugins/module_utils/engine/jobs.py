@@ -205,6 +205,9 @@ def lay_down(directory: str, library: t.Sequence[str] | None) -> tuple[str, list
         if os.path.isdir(path) or os.path.dirname(os.path.abspath(path)) == place:
             paths.append(path)
             continue
+        if os.path.basename(path).startswith("hiredis") and str(sys.implementation.cache_tag) not in path:
+            # Made for another Python than this host's.
+            continue
         with open(path, "rb") as stream:
             digest = hashlib.sha256(stream.read()).hexdigest()[:12]
         name = os.path.basename(path)
