@@ -87,7 +87,9 @@ def stops(apps: t.Sequence[App], found: t.Sequence[t.Mapping[str, t.Any]]) -> li
     """
     able = [app for app in apps if app.get("stop")]
     if able and not found:
-        raise UntangleError("Application %s can be stopped, but no application on its host has files." % able[0]["name"])
+        raise UntangleError(
+            "Application %s can be stopped, but no application on its host has files." % able[0]["name"]
+        )
     return [
         {
             "app": str(app["name"]),
