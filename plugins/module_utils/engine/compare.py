@@ -69,7 +69,7 @@ def excluded(key: bytes, exclude: t.Sequence[str]) -> bool:
     return any(_glob(pattern).fullmatch(key) for pattern in exclude)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _glob(pattern: str) -> re.Pattern[bytes]:
     """The server's own glob: bytes, ``^`` negates a class, a backslash makes the next byte plain, also inside a class."""
     signs, parts, i = pattern.encode(), list[bytes](), 0
@@ -227,7 +227,7 @@ class Comparer:
                 page = reader.named(keys)
             finally:
                 reader.close()
-            sides.append({**{key: (digest, at) for key, digest, at in page.keys}, **{key: None for key in page.big}})
+            sides.append({**{key: (digest, at) for key, digest, at in page.keys}, **dict.fromkeys(page.big)})
         here, there = sides
         found = []
         for key in keys:
