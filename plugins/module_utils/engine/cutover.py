@@ -147,9 +147,10 @@ def _finish(
         source, target = sources[route.purpose], targets[route.purpose]
         mark = marks.read_target(target) or {}
         if mark.get("state") != "serving":
-            # The target came back without its data and its mark (a cache does). It serves all the same.
+            # The target came back without its data and its mark (a cache does), or with what it had saved before the
+            # cutover. It serves all the same; a way back must know what happened.
             write = {"source": source.address, "database": route.database, "purpose": route.purpose, "state": "serving"}
-            marks.write_target(target, {**mark, **write, "since": now(), "by": by})
+            marks.write_target(target, {**mark, **write, "lost": _lost(mark), "since": now(), "by": by})
             changed = True
         if not marks.is_moved(source, route.database):
             users = state.purpose(route.purpose).get("fence") or marks.fenced(source)
@@ -169,7 +170,18 @@ def _finish(
             # A source that restarted without saved users has forgotten its fence.
             marks.put(own_login(source, state), lost)
             changed = True
+        if marks.fenced(target):
+            # A way back was broken off before its commit: the target serves, so its users may write again.
+            marks.lift(own_login(target, state))
+            changed = True
     return changed
+
+
+def _lost(mark: t.Mapping[str, t.Any]) -> str | None:
+    """What the mark of a target that serves says about its data: None, or that it began anew (empty, or from an old file)."""
+    if mark.get("state") == "serving":
+        return t.cast("str | None", mark.get("lost"))
+    return "old" if mark else "empty"
 
 
 def _pass(
@@ -216,13 +228,26 @@ def returned(
     targets = {r.purpose: r.open() for r in routes}
     places = {r.purpose: standing(sources[r.purpose], targets[r.purpose], r, state) for r in routes}
     serving = [r for r in routes if places[r.purpose] in ("cut_over", "retired")]
+    lost = {r.purpose: _lost(marks.read_target(targets[r.purpose]) or {}) for r in serving}
     for route in serving:
-        empty = not targets[route.purpose].size() and sources[route.purpose].size()
-        if empty and not marks.read_target(targets[route.purpose]) and route.purpose not in accept_loss:
+        if lost[route.purpose] and route.purpose not in accept_loss:
+            what = {
+                "empty": "came back empty, so that it lost what was written since the cutover; what it took after that would be kept",
+                "old": "came back with data from before the cutover, so that it lost what was written since; none of it would be kept",
+            }[str(lost[route.purpose])]
             raise UntangleError(
-                "%s: %s serves this purpose and came back empty and without its mark: it lost what was written since the cutover. "
-                "To go back to database %d of %s as it was then, name %s in redis_split_accept_loss. Nothing was changed."
-                % (route.purpose, route.where, route.database, admin.address, route.purpose)
+                "%s: %s serves this purpose and %s. To go back to database %d of %s as it was at the cutover, name %s in "
+                "redis_split_accept_loss. Nothing was changed."
+                % (route.purpose, route.where, what, route.database, admin.address, route.purpose)
+            )
+    moved = marks.moved(admin)
+    elsewhere = set[str]().union(*(users for number, users in moved.items() if number not in {r.database for r in routes}))
+    shared = {r.purpose: sorted(moved.get(r.database, set()) & elsewhere) for r in serving}
+    for purpose, users in shared.items():
+        if users:
+            raise UntangleError(
+                "%s cannot go back alone: users %s of %s write to it and to purposes that stay cut over, and one fence holds "
+                "both. Take all of them back together. Nothing was changed." % (purpose, ", ".join(users), admin.address)
             )
     results = dict[str, Result]()
     began = time.monotonic()
@@ -235,10 +260,16 @@ def returned(
             fenced.append((target, users))
             marks.put(target, users)
         for route in serving:
-            if route.purpose in accept_loss and not targets[route.purpose].size():
+            if lost[route.purpose] == "old":
                 continue
             results[route.purpose] = _back(
-                targets[route.purpose], engine[route.purpose], route, report, limits, tolerance_ms
+                targets[route.purpose],
+                engine[route.purpose],
+                route,
+                report,
+                limits,
+                tolerance_ms,
+                extras=not lost[route.purpose],
             )
     except BaseException:
         for target, users in fenced:
@@ -276,13 +307,23 @@ def returned(
     return {"changed": changed, "purposes": facts, "write_refused_seconds": round(time.monotonic() - began, 3)}
 
 
-def _back(target: Server, source: Server, route: Route, report: Report, limits: Limits, tolerance_ms: int) -> Result:
+def _back(
+    target: Server, source: Server, route: Route, report: Report, limits: Limits, tolerance_ms: int, extras: bool
+) -> Result:
     def progress(done: int, total: int) -> None:
         report({"purpose": route.purpose, "phase": "return", "keys": done, "keys_total": total, "bytes": 0})
 
     mark = marks.read_target(target) or {}
     result = Comparer(
-        target, source, limits, tolerance_ms, repair=True, progress=progress, match=mark.get("match"), exclude=mark.get("exclude") or ()
+        target,
+        source,
+        limits,
+        tolerance_ms,
+        repair=True,
+        extras=extras,
+        progress=progress,
+        match=mark.get("match"),
+        exclude=mark.get("exclude") or (),
     ).run()
     demand_equal(result, target, source, route.purpose)
     return result
