@@ -223,6 +223,9 @@ def put(server: Server, users: t.Sequence[str]) -> int:
         weaken = ["clearselectors", *weaken, "+function|list"]
     commands: list[tuple[t.Any, ...]] = [("MULTI",)]
     for user in users:
+        if user not in rules:
+            # Known from an earlier time only: who does not exist cannot write.
+            continue
         if user + BEFORE_FENCE not in rules:
             commands.append(
                 (
