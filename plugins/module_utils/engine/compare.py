@@ -20,7 +20,7 @@ from ..errors import UntangleError
 from . import values
 from .server import Server
 from .snapshot import Limits, Reader
-from .target import Writer
+from .target import TooOld, Writer
 
 Progress = t.Callable[[int, int], None]
 
@@ -130,6 +130,7 @@ class Comparer:
         self.progress = progress or (lambda done, total: None)
         self.result = Result(sampled=sample is not None)
         self._suspects: set[bytes] = set()
+        self._older = False
 
     def run(self) -> Result:
         began = time.monotonic()
@@ -244,6 +245,25 @@ class Comparer:
         return found
 
     def _mend(self, keys: t.Sequence[bytes]) -> None:
+        rest = list(keys)
+        if not self._older:
+            try:
+                rest = self._send(keys)
+            except TooOld:
+                # On the way back to an older server: it refuses payloads, but not commands.
+                self._older = True
+        gone = []
+        for key in rest:
+            sent = values.copy_in_chunks(self.source, key, self.target)
+            self.result.bytes_sent += sent or 0
+            if sent is None and values.kind(self.source, key) == "none":
+                gone.append(key)
+        for start in range(0, len(gone), 500):
+            self.target.run("UNLINK", *gone[start : start + 500])
+        self.result.repaired += len(keys)
+
+    def _send(self, keys: t.Sequence[bytes]) -> list[bytes]:
+        """Send what is there as payloads, take away what is not. Returns the names of keys that are too big for that."""
         reader, writer = Reader(self.source, self.limits), Writer(self.target)
         gone, big = set(keys), list[bytes]()
         try:
@@ -255,16 +275,16 @@ class Comparer:
         finally:
             reader.close()
             writer.close()
+            self.result.bytes_sent += writer.bytes
         lost = sorted(gone.difference(big))
         for start in range(0, len(lost), 500):
             self.target.run("UNLINK", *lost[start : start + 500])
-        for key in big:
-            self.result.bytes_sent += values.copy_in_chunks(self.source, key, self.target) or 0
-        self.result.repaired += len(keys)
-        self.result.bytes_sent += writer.bytes
+        return big
 
     def _mend_whole(self, keys: t.Sequence[bytes]) -> None:
-        """What chunks cannot say (a pending entry whose entry was deleted) goes as a whole, however big."""
+        """What chunks cannot say goes as a whole, however big."""
+        if self._older:
+            return
         reader, writer = Reader(self.source, dataclasses.replace(self.limits, big_key_bytes=0)), Writer(self.target)
         try:
             writer.send(reader.named(keys).keys)

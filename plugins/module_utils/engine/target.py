@@ -32,6 +32,10 @@ def pack(keys: t.Iterable[tuple[bytes, bytes, int]], replace: bool = True) -> by
     return b"".join(parts)
 
 
+class TooOld(UntangleError):
+    """The target does not take the data format of the source."""
+
+
 class Writer:
     """Sends batches; at most two are under way. ``written`` and ``skipped`` count keys whose reply has come."""
 
@@ -80,7 +84,7 @@ class Writer:
             elif line.startswith(b"-BUSYKEY") and not self.replace:
                 self.skipped += 1
             else:
-                raise UntangleError(self._refusal(line))
+                raise (TooOld if b"payload version or checksum" in line else UntangleError)(self._refusal(line))
 
     def _receive(self, count: int) -> bytes:
         sock, parts, left = self.wire._sock, [], count
