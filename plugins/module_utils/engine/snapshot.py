@@ -210,71 +210,65 @@ class Reader:
         return result
 
     def _by_pipeline(self) -> Page:
-        """The same page where scripts are refused: SCAN, then a transaction per handful of keys."""
-        import hashlib
-
+        """The same page where scripts are refused: SCAN, sizes, then one transaction for as many keys as make a page."""
         client, names = self.server.client, list(self._asked)
-        if not self._named:
-            self.left = []
-            if self.cursor is not None:
-                cursor, found = client.scan(
-                    int(self.cursor), match=self.match or None, count=min(self.limits.scan_count, 100)
-                )
-                names += found
-                self.cursor = str(cursor) if cursor else None
-        else:
-            self._rest = []
-        result = Page([], [], 0, 0)
-        if not names:
-            return result
-        with client.pipeline(transaction=False) as sizes:
-            for name in names:
-                if self.what == "exists":
-                    sizes.exists(name)
-                else:
-                    sizes.memory_usage(name, samples=5)
-            answers = sizes.execute(raise_on_error=False)
+        if not self._named and not names and self.cursor is not None:
+            cursor, names = client.scan(int(self.cursor), match=self.match or None, count=min(self.limits.scan_count, 100))
+            self.cursor = str(cursor) if cursor else None
+        result, rest = Page([], [], 0, 0), list[bytes]()
         if self.what == "exists":
-            result.keys = [(name, b"", 0) for name, there in zip(names, answers) if there]
-            return result
-        limit = self.limits.big_key_bytes
-        small = [n for n, s in zip(names, answers) if not (limit and isinstance(s, int) and s > limit)]
-        result.big = [n for n, s in zip(names, answers) if limit and isinstance(s, int) and s > limit]
-        modern = self.server.version >= (7, 0)
-        while small:
-            with client.pipeline(transaction=True) as work:
-                work.time()
+            with client.pipeline(transaction=False) as work:
+                for name in names:
+                    work.exists(name)
+                result.keys = [(name, b"", 0) for name, there in zip(names, work.execute()) if there]
+        else:
+            with client.pipeline(transaction=False) as work:
+                for name in names:
+                    work.memory_usage(name, samples=5)
+                # A user that may not ask for sizes gets pages by number of keys alone.
+                sizes = [s if isinstance(s, int) else 0 for s in work.execute(raise_on_error=False)]
+            small, size, limit = list[bytes](), 0, self.limits.big_key_bytes
+            for name, one in zip(names, sizes):
+                if rest or size >= self.limits.page_bytes or len(small) >= 100:
+                    rest.append(name)
+                elif limit and one > limit:
+                    result.big.append(name)
+                else:
+                    small.append(name)
+                    size += one
+            if not self._transaction(small, result):
+                # The clock moved on within it, and PTTL would be off by a millisecond: one key at a time.
                 for name in small:
-                    work.dump(name)
-                    work.execute_command("PEXPIRETIME" if modern else "PTTL", name)
-                work.time()
-                values = work.execute()
-            (s0, u0), (s1, u1) = values[0], values[-1]
-            at = s0 * 1000 + u0 // 1000
-            if not modern and at != s1 * 1000 + u1 // 1000 and len(small) > 1 and any(v > 0 for v in values[2:-1:2]):
-                # The clock moved on within the transaction: PTTL would be off by a millisecond. Fewer keys at a time.
-                for name in small:
-                    self._one(name, result)
-                break
-            for name, payload, ttl in zip(small, values[1:-1:2], values[2:-1:2]):
-                if payload is not None:
-                    value = hashlib.sha1(payload[:-10]).hexdigest().encode() if self.what == "digest" else payload
-                    result.keys.append((name, value, (ttl if modern else at + ttl) if ttl > 0 else 0))
-            break
+                    while not self._transaction([name], result):
+                        pass
+        if self._named:
+            self._rest = rest
+        else:
+            self.left = rest
         return result
 
-    def _one(self, name: bytes, result: Page) -> None:
+    def _transaction(self, names: t.Sequence[bytes], result: Page) -> bool:
+        """Dump these keys at one moment; False where that moment's millisecond cannot be told (before 7.0 only)."""
         import hashlib
 
-        while True:
-            with self.server.client.pipeline(transaction=True) as work:
-                (s0, u0), payload, ttl, (s1, u1) = work.time().dump(name).pttl(name).time().execute()
-            at = s0 * 1000 + u0 // 1000
-            if ttl <= 0 or at == s1 * 1000 + u1 // 1000:
-                break
-        if payload is not None:
-            value = hashlib.sha1(payload[:-10]).hexdigest().encode() if self.what == "digest" else payload
-            result.keys.append((name, value, at + ttl if ttl > 0 else 0))
+        if not names:
+            return True
+        modern = self.server.version >= (7, 0)
+        with self.server.client.pipeline(transaction=True) as work:
+            work.time()
+            for name in names:
+                work.dump(name)
+                work.execute_command("PEXPIRETIME" if modern else "PTTL", name)
+            work.time()
+            (s0, u0), *values, (s1, u1) = work.execute()
+        at, ends = s0 * 1000 + u0 // 1000, values[1::2]
+        if not modern and at != s1 * 1000 + u1 // 1000 and any(ttl >= 0 for ttl in ends):
+            return False
+        for name, payload, ttl in zip(names, values[::2], ends):
+            if payload is not None and ttl != -2:
+                value = hashlib.sha1(payload[:-10]).hexdigest().encode() if self.what == "digest" else payload
+                result.keys.append((name, value, 0 if ttl < 0 else ttl if modern else at + ttl))
+        return True
 
     def close(self) -> None:
         self.server.drop(self.wire)
