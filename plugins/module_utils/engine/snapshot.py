@@ -25,6 +25,7 @@ from .server import Server
 # Order matters for speed: one reply item per key and value, expiry only for keys that have one, and no expiry is asked at
 # all while the database has none (INFO keyspace, asked in the same script, so it cannot change in between).
 # Before 7.0 there is no PEXPIRETIME: PTTL and TIME are repeated until both fell into the same millisecond, which is exact.
+# Lua's numbers are doubles: an expiry beyond 2^53 (somebody's "never") is not exact in them, and goes as a big key does.
 _BODY = r"""
 local cursor, count, limit, budget, big = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local pattern, database, what = ARGV[6], ARGV[7], ARGV[8]
@@ -58,14 +59,13 @@ local function take(key)
   end
   local payload = call('DUMP', key)
   if not payload then return end
+  local at = volatile and expiry(key) or -1
+  if at > 9007199254740991 then bigs[#bigs + 1] = key return end
   n = n + 1
   out[2 * n - 1] = key
   if what == 'digest' then out[2 * n] = redis.sha1hex(string.sub(payload, 1, -11)) else out[2 * n] = payload end
   bytes = bytes + #payload + #key
-  if volatile then
-    local at = expiry(key)
-    if at >= 0 then ttls[#ttls + 1] = n ttls[#ttls + 1] = string.format('%.0f', at) end
-  end
+  if at >= 0 then ttls[#ttls + 1] = n ttls[#ttls + 1] = string.format('%.0f', at) end
   if bytes >= limit or (n % 16 == 0 or #payload > 4096) and clock() - began > budget then full = true end
 end
 for i = 9, #ARGV do take(ARGV[i]) end
@@ -125,13 +125,13 @@ class Reader:
         import redis
 
         modern = self.server.version >= (7, 0)
-        script = (
+        self._script = (
             ("#!lua flags=no-writes\n" if modern else "")
             + "local PEXPIRETIME = %s\n" % ("true" if modern else "false")
             + _BODY
         )
         try:
-            sha = t.cast(bytes, self.server.client.execute_command("SCRIPT", "LOAD", script))
+            sha = t.cast(bytes, self.server.client.execute_command("SCRIPT", "LOAD", self._script))
             self.server.client.execute_command("EVALSHA", sha, 0, "", 1, 1, 1, 0, "", self.server.database, "exists")
         except redis.RedisError:
             return None
@@ -151,10 +151,11 @@ class Reader:
         # Half of the latency that is allowed: the other half is for what waits in front of us.
         budget = int(limits.max_latency_ms * 500)
         cursor = "" if self._named or self.cursor is None else self.cursor
-        self.wire.send_command(
-            "EVALSHA", self.sha, 0, cursor, limits.scan_count, limits.page_bytes, budget, limits.big_key_bytes,
+        self._question = (
+            cursor, limits.scan_count, limits.page_bytes, budget, limits.big_key_bytes,
             self.match, self.server.database, self.what, *self._asked,
         )  # fmt: skip
+        self.wire.send_command("EVALSHA", self.sha, 0, *self._question)
 
     def answer(self) -> Page:
         import redis
@@ -162,7 +163,13 @@ class Reader:
         try:
             if self.sha is None:
                 return self._by_pipeline()
-            cursor, offset, micros, out, ttls, left, big = self.wire.read_response(disable_decoding=True)
+            try:
+                reply = self.wire.read_response(disable_decoding=True)
+            except redis.exceptions.NoScriptError:
+                # Somebody has flushed the scripts meanwhile.
+                self.wire.send_command("EVAL", self._script, 0, *self._question)
+                reply = self.wire.read_response(disable_decoding=True)
+            cursor, offset, micros, out, ttls, left, big = reply
         except (redis.RedisError, OSError) as exc:
             raise UntangleError(connection.explain(exc, self.server.options, self.server.variable)) from exc
         if self._named:
