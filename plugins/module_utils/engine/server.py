@@ -88,11 +88,10 @@ class Server:
     def config(self, name: str) -> str | None:
         """One setting, or None where CONFIG is refused or the setting unknown."""
         try:
-            answer = self.run("CONFIG", "GET", name)
+            answer = self.raw("CONFIG", "GET", name)
         except UntangleError:
             return None
-        value = answer.get(name, answer.get(name.encode())) if isinstance(answer, dict) else None
-        return value.decode() if isinstance(value, bytes) else value
+        return answer[1].decode() if answer else None
 
     def size(self) -> int:
         return int(self.run("DBSIZE"))
