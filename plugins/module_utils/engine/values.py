@@ -198,7 +198,7 @@ _COMPARE: dict[str, t.Callable[[Server, bytes, Server, int], str | None]] = {
 
 
 def _list_chunks(server: Server, key: bytes) -> t.Iterator[list[bytes]]:
-    start, step = 0, 8
+    start, step = 0, 4
     while True:
         chunk = t.cast("list[bytes]", server.run("LRANGE", key, start, start + step - 1))
         if not chunk:
@@ -209,7 +209,7 @@ def _list_chunks(server: Server, key: bytes) -> t.Iterator[list[bytes]]:
 
 
 def _scan_chunks(server: Server, command: str, key: bytes) -> t.Iterator[list[bytes]]:
-    cursor, step = b"0", 8
+    cursor, step = b"0", 4
     while True:
         cursor, flat = server.raw(command, key, cursor, "COUNT", step)
         if flat:
@@ -222,9 +222,10 @@ def _scan_chunks(server: Server, command: str, key: bytes) -> t.Iterator[list[by
 def _step(step: int, size: int, items: int) -> int:
     """How many items to ask for next: as many as make a chunk, judged by the last ones.
 
-    At most twice as many as before, for what comes next may be bigger: items of 1 MB come one by one.
+    At most twice as many as before, for what comes next may be bigger: items of 1 MB come one by one. (How big an item is
+    no server tells before it is read.)
     """
-    return max(1, min(CHUNK_ITEMS * 8, 2 * step, CHUNK_BYTES * items // (size + 1)))
+    return max(1, min(CHUNK_ITEMS, 2 * step, CHUNK_BYTES * items // (size + 1)))
 
 
 def _field_expiry(server: Server, key: bytes, fields: t.Sequence[bytes]) -> list[int]:
@@ -433,7 +434,7 @@ def _copy_group(
 
 
 def _stream_chunks(server: Server, key: bytes) -> t.Iterator[list[t.Any]]:
-    start, step = b"-", 8
+    start, step = b"-", 4
     while True:
         entries = server.raw("XRANGE", key, start, "+", "COUNT", step)
         if entries:
