@@ -30,8 +30,8 @@ def _sentences(function: _F) -> _F:
     return t.cast(_F, called)
 
 
-def split_inventory(groups: t.Mapping[str, t.Any], hostvars: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    """See split_inventory.yml."""
+def _inventory(groups: t.Mapping[str, t.Any], hostvars: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """What a plan has to know of the inventory."""
     found: dict[str, t.Any] = {
         "instances": list(groups.get(guard.INSTANCES) or ()),
         "apps": list(groups.get(guard.APPS) or ()),
@@ -43,19 +43,70 @@ def split_inventory(groups: t.Mapping[str, t.Any], hostvars: t.Mapping[str, t.An
     return found
 
 
-def split_refusals(
-    groups: t.Mapping[str, t.Any], hostvars: t.Mapping[str, t.Any], run: t.Mapping[str, t.Any], known: list[str]
+def _refusals(
+    groups: t.Mapping[str, t.Any],
+    hostvars: t.Mapping[str, t.Any],
+    run: t.Mapping[str, t.Any],
+    here: t.Mapping[str, t.Any],
+    known: t.Collection[str],
 ) -> list[str]:
-    """See split_refusals.yml."""
     hosts = [*(groups.get(guard.INSTANCES) or ()), *(groups.get(guard.APPS) or ())]
     defined = {host: [name for name in hostvars[host] if str(name).startswith("redis_split_")] for host in hosts}
-    apps = run["apps"] or any(phases.has(hostvars[host]["redis_split_apps"]) for host in hosts if "redis_split_apps" in defined[host])
-    here = [str(name) for name in run["here"]]
-    strange = [name for name in here if name not in known]
+    apps = [here["redis_split_apps"]] + [
+        hostvars[host]["redis_split_apps"] for host in hosts if "redis_split_apps" in defined[host]
+    ]
+    strange = [str(name) for name in run["here"] if name not in known]
     if strange:
         # the variables of the play itself, which no host knows of
-        defined.setdefault("this play", []).extend(strange)
-    return guard.refusals(dict(run, apps=apps), groups, defined, known)
+        defined["this play"] = strange
+    return guard.refusals(dict(run, apps=any(map(phases.has, apps))), groups, defined, known)
+
+
+def _variables(
+    groups: t.Mapping[str, t.Any],
+    hostvars: t.Mapping[str, t.Any],
+    here: t.Mapping[str, t.Any],
+    defaults: t.Mapping[str, t.Any],
+) -> dict[str, t.Any]:
+    return phases.variables(here, defaults, hostvars[groups[guard.INSTANCES][0]])
+
+
+def split_begin(
+    groups: t.Mapping[str, t.Any],
+    hostvars: t.Mapping[str, t.Any],
+    run: t.Mapping[str, t.Any],
+    here: t.Mapping[str, t.Any],
+    defaults: t.Mapping[str, t.Any],
+) -> dict[str, t.Any]:
+    """See split_begin.yml."""
+    found: dict[str, t.Any] = {"plan": {}, "options": {}, "names": list(defaults), "defaults": dict(defaults)}
+    found["refusals"] = _refusals(groups, hostvars, run, here, list(defaults))
+    if not found["refusals"]:
+        given = _variables(groups, hostvars, here, defaults)
+        try:
+            whole = None
+            if phases.has(given["purposes"]) or not run["planless"]:
+                whole = plan.normalise(given, _inventory(groups, hostvars))
+                found["plan"] = plan.public(whole)
+            found["options"] = phases.options(given, whole)
+            phases.source(given)
+        except UntangleError as exc:
+            found["refusals"] = [exc.message]
+    return found
+
+
+def split_whole(
+    groups: t.Mapping[str, t.Any],
+    hostvars: t.Mapping[str, t.Any],
+    here: t.Mapping[str, t.Any],
+    defaults: t.Mapping[str, t.Any],
+) -> dict[str, t.Any]:
+    """See split_whole.yml."""
+    given = _variables(groups, hostvars, here, defaults)
+    purposes = []
+    if phases.has(given["purposes"]):
+        purposes = plan.normalise(given, _inventory(groups, hostvars))["purposes"]
+    return {"source": phases.source(given), "purposes": purposes}
 
 
 def split_passwords(results: list[t.Mapping[str, t.Any]], kind: str) -> dict[str, str]:
@@ -69,34 +120,19 @@ def split_passwords(results: list[t.Mapping[str, t.Any]], kind: str) -> dict[str
     return found
 
 
-def split_problems(given: t.Mapping[str, t.Any], hosts: t.Mapping[str, t.Any], planned: bool) -> list[str]:
-    """See split_problems.yml."""
-    try:
-        phases.options(given, plan.normalise(given, hosts) if planned else None)
-        phases.source(given)
-    except UntangleError as exc:
-        return [exc.message]
-    return []
-
-
 class FilterModule:
     """Filters around the phases of a split."""
 
     def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         return {
-            "split_given": phases.has,
-            "split_inventory": split_inventory,
+            "split_begin": split_begin,
             "split_lacking": phases.lacking,
             "split_memory_problems": _sentences(phases.memory_problems),
-            "split_options": _sentences(phases.options),
             "split_passwords": split_passwords,
-            "split_problems": split_problems,
-            "split_refusals": split_refusals,
             "split_routes": _sentences(phases.routes),
-            "split_source": _sentences(phases.source),
             "split_source_problems": _sentences(phases.source_problems),
             "split_tell": telling.tell,
-            "split_variables": phases.variables,
             "split_verdict": phases.verdict,
             "split_way_back": telling.way_back,
+            "split_whole": _sentences(split_whole),
         }

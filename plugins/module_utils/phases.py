@@ -61,7 +61,7 @@ def options(given: Facts, plan: Plan | None = None) -> dict[str, t.Any]:
         # redis_migrate takes whole milliseconds
         "max_latency_ms": max(1, round(latency)),
         "big_key_bytes": int(_number(given, "big_key_bytes", 262144, 1024, 512 << 20)),
-        "image": str(given.get("image") or ""),
+        "image": str(given.get("image") or "redis:8.0"),
         "server": _path(given, "server"),
         "report_path": _path(given, "report_path"),
         # every application can be stopped: then nobody needs to be fenced
@@ -272,7 +272,7 @@ def verdict(plan: Plan, states: t.Mapping[str, Facts], rates: t.Mapping[str, flo
             )
             continue
         where = "%s:%s" % (one["address"], one["port"])
-        if standing.get("unreachable"):
+        if standing.get("reachable") is False:
             bad.append(
                 "%s: the instance at %s does not answer. Look at it on %s, or go back." % (name, where, one["host"])
             )

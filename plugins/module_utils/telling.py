@@ -70,7 +70,8 @@ def announcement(
             lines.append("Writes: not refused, every purpose is cut over already.")
         else:
             estimate = (
-                "about %s (estimated: %d keys compared at %d a second)" % (seconds(1 + moving / COMPARE_RATE), moving, COMPARE_RATE)
+                "about %s (estimated: %d keys compared at %d a second)"
+                % (seconds(1 + moving / COMPARE_RATE), moving, COMPARE_RATE)
                 if facts or states
                 else "about a second and one more for every %d keys (the audit says how many there are)" % COMPARE_RATE
             )
@@ -223,15 +224,12 @@ def cutover(plan: Plan, rehearsal: Facts, states: Facts, options: Facts) -> list
     if not todo:
         return ["Every purpose is cut over already."]
     lines = ["Will be cut over: %s." % ", ".join(todo)]
-    if rehearsal.get("would"):
-        lines.append(str(rehearsal["would"]))
+    lines += [str(line) for line in rehearsal.get("actions") or ()]
     if options.get("writers_stopped"):
         lines.append(
             "Applications that are stopped before and started after: %s."
             % ", ".join(app["name"] for app in plan["apps"])
         )
-    elif rehearsal.get("fenced"):
-        lines.append("Users of the shared server who will be kept from writing: %s." % ", ".join(rehearsal["fenced"]))
     lines += ["Application %s on %s: %s" % (app["name"], ", ".join(app["hosts"]), _files(app)) for app in plan["apps"]]
     return lines
 
@@ -268,7 +266,7 @@ def retired(plan: Plan, result: Facts) -> list[str]:
         elif done.get("backup"):
             lines.append(
                 "%s: %s keys in %s (%s)"
-                % (name, _known(done.get("keys")), done["backup"], size(done.get("bytes") or 0))
+                % (name, _known(done.get("backup_keys")), done["backup"], size(done.get("backup_bytes") or 0))
             )
         else:
             lines.append("%s: %s" % (name, _state(done)))
@@ -287,7 +285,7 @@ def status(plan: Plan, info: Facts) -> list[str]:
             text += " since %s" % standing["since"]
         text += "; database %d of %s: %s keys; %s:%s on %s: %s" % (
             one["database"], _address(plan["source"]), _known(standing.get("keys_source")), one["address"], one["port"], one["host"],
-            "no answer" if standing.get("unreachable") else "%s keys" % _known(standing.get("keys_target")),
+            "no answer" if standing.get("reachable") is False else "%s keys" % _known(standing.get("keys_target")),
         )  # fmt: skip
         lines.append(text)
         if standing.get("state") in MOVED:
@@ -319,7 +317,7 @@ def client_named(client: t.Any) -> str:
     """A client as people look for it: address, name and user."""
     if not isinstance(client, t.Mapping):
         return str(client)
-    said = str(client.get("address") or client.get("addr") or "a client")
+    said = str(client.get("addr") or "a client")
     extra = [str(client[key]) for key in ("name",) if client.get(key)] + ["user %s" % client.get("user", "default")]
     return "%s (%s)" % (said, ", ".join(extra))
 

@@ -10,6 +10,7 @@ gets a disabled ACL user as well.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import typing as t
 
@@ -268,11 +269,20 @@ def lift(server: Server, users: t.Sequence[str] | None = None) -> list[str]:
     return lifted
 
 
+def users(server: Server) -> list[str]:
+    """The names of all users, ours and those that are marks among them."""
+    return [line.split()[1] for line in _acl_list(server)]
+
+
 def _acl_list(server: Server) -> list[str]:
     return [line.decode() for line in server.raw("ACL", "LIST")]
 
 
 def _save(server: Server) -> None:
-    """Where the users live in a file of their own, they survive a restart only when saved."""
+    """Where the users live in a file of their own, they survive a restart only when saved.
+
+    A file that the server may not write to, as that of our own instances, keeps what it says.
+    """
     if server.config("aclfile"):
-        server.run("ACL", "SAVE")
+        with contextlib.suppress(UntangleError):
+            server.run("ACL", "SAVE")
