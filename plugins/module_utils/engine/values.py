@@ -367,15 +367,18 @@ def _copy_zset(source: Server, key: bytes, target: Server, part: bytes) -> int:
 
 def _copy_stream(source: Server, key: bytes, target: Server, part: bytes) -> int:
     head = _pairs(source.raw("XINFO", "STREAM", key))
+    # What is added from here on is not copied: the stream as it was at this id is whole, a mixture would be refused.
+    end = _number(head[b"last-generated-id"])
     groups = [_pairs(x) for x in source.raw("XINFO", "GROUPS", key)]
     pending = {group[b"name"]: list(_pending(source, key, group[b"name"])) for group in groups}
     # XCLAIM makes an entry pending only while the stream holds it. Entries that are gone and still pending are put in
     # where they were, and taken out again at the end.
     gone = sorted({_number(entry) for rows in pending.values() for entry, _facts in rows}, reverse=True)
+    gone = [number for number in gone if number <= end]
     first: tuple[int, int] | None = None
     stand_ins: list[tuple[int, int]] = []
     sent = 0
-    for entries in _stream_chunks(source, key):
+    for entries in _stream_chunks(source, key, _id(end)):
         adding: list[tuple[bytes, list[bytes]]] = []
         for entry, fields in entries:
             number = _number(entry)
@@ -406,7 +409,11 @@ def _copy_stream(source: Server, key: bytes, target: Server, part: bytes) -> int
         target.run("XTRIM", part, *(["MINID", "=", _id(first)] if first else ["MAXLEN", "=", 0]))
         stand_ins = stand_ins[len(trimmed) :]
     target.batch([("XDEL", part, _id(number)) for number in stand_ins])
-    target.run(*setid, *counts)
+    try:
+        target.run(*setid, *counts)
+    except UntangleError as exc:
+        # Counters that were set by hand and cannot be set again.
+        raise _Whole from exc
     return sent
 
 
@@ -433,10 +440,10 @@ def _copy_group(
         target.batch(claims)
 
 
-def _stream_chunks(server: Server, key: bytes) -> t.Iterator[list[t.Any]]:
+def _stream_chunks(server: Server, key: bytes, end: bytes = b"+") -> t.Iterator[list[t.Any]]:
     start, step = b"-", 4
     while True:
-        entries = server.raw("XRANGE", key, start, "+", "COUNT", step)
+        entries = server.raw("XRANGE", key, start, end, "COUNT", step)
         if entries:
             yield entries
         if len(entries) < step:
