@@ -24,6 +24,8 @@ from .server import Server
 #
 # Order matters for speed: one reply item per key and value, expiry only for keys that have one, and no expiry is asked at
 # all while the database has none (INFO keyspace, asked in the same script, so it cannot change in between).
+# A big key is found by its memory before it is dumped; where SCAN says that all keys at hand are strings, their length says it
+# for a third of the time.
 # Before 7.0 there is no PEXPIRETIME: PTTL and TIME are repeated until both fell into the same millisecond, which is exact.
 # Lua's numbers are doubles: an expiry beyond 2^53 (somebody's "never") is not exact in them, and goes as a big key does.
 _BODY = r"""
@@ -46,7 +48,15 @@ local function expiry(key)
     if am == bm then return am + ttl end
   end
 end
-local full = false
+local full, strings = false, false
+local function scan(...)
+  if pattern == '' then return call('SCAN', cursor, 'COUNT', count, ...) end
+  return call('SCAN', cursor, 'COUNT', count, 'MATCH', pattern, ...)
+end
+local function same(a, b)
+  for i = 1, math.max(#a, #b) do if a[i] ~= b[i] then return false end end
+  return true
+end
 local function take(key)
   if full then left[#left + 1] = key return end
   if what == 'exists' then
@@ -54,7 +64,8 @@ local function take(key)
     return
   end
   if big > 0 then
-    local size = call('MEMORY', 'USAGE', key, 'SAMPLES', 5)
+    local size
+    if strings then size = call('STRLEN', key) else size = call('MEMORY', 'USAGE', key, 'SAMPLES', 5) end
     if size and size > big then bigs[#bigs + 1] = key return end
   end
   local payload = call('DUMP', key)
@@ -70,8 +81,8 @@ local function take(key)
 end
 for i = 9, #ARGV do take(ARGV[i]) end
 while cursor ~= '' and not full do
-  local page
-  if pattern == '' then page = call('SCAN', cursor, 'COUNT', count) else page = call('SCAN', cursor, 'COUNT', count, 'MATCH', pattern) end
+  local page = scan()
+  strings = big > 0 and what ~= 'exists' and same(page[2], scan('TYPE', 'string')[2])
   cursor = page[1]
   for _, key in ipairs(page[2]) do take(key) end
   if cursor == '0' then cursor = '' end
