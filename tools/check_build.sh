@@ -16,7 +16,7 @@ tarball=$(ls dist/njoy-untangle-*.tar.gz)
 
 # nothing of the development gets in, and nothing big
 extra=$(tar -tzf "$tarball" | cut -d/ -f1 | sort -u \
-    | grep -vxE 'FILES.json|MANIFEST.json|README.md|COPYING|CHANGELOG.(md|rst)|changelogs|docs|meta|playbooks|plugins|roles' || true)
+    | grep -vxE 'FILES.json|MANIFEST.json|README.md|COPYING|CHANGELOG.(md|rst)|changelogs|docs|examples|meta|playbooks|plugins|roles' || true)
 [ -z "$extra" ] || fail "not meant for users, add to build_ignore in galaxy.yml: ${extra//$'\n'/ }"
 junk=$(tar -tzf "$tarball" | grep -E '__pycache__|\.pyc$|/\.[^/]*_cache' | head -3 || true)
 [ -z "$junk" ] || fail "build products in the tarball: $junk"
