@@ -1,0 +1,501 @@
+# Copyright (c) 2026, the njoy.untangle authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The roles redis_instances and compose_stack with real servers and a real engine.
+
+Every test has its own directory, names and ports, so that two runs beside each other do not meet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import pwd
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import servers
+import yaml
+from ansible_collections.njoy.untangle.plugins.module_utils import plan, profiles
+
+ROOT = Path(__file__).resolve().parents[2]
+ANSIBLE = Path(sys.executable).with_name("ansible-playbook")
+GIVEN = 'gi"ven$ s3cret%'
+PLAY = """
+- name: Instances
+  hosts: here
+  gather_facts: false
+  vars:
+    made: >-
+      {{ {'source': {'host': '10.255.255.1'}, 'purposes': purposes, 'tls': tls}
+         | njoy.untangle.split_plan({'instances': ['here'], 'vars': {'here': {'ansible_connection': 'local'}}}) }}
+  tasks:
+    - name: Have them
+      ansible.builtin.include_role:
+        name: njoy.untangle.redis_instances
+      vars:
+        redis_instances: "{{ made.purposes }}"
+        redis_instances_tls: "{{ made.tls }}"
+"""
+
+
+def docker(*words: str) -> str:
+    return subprocess.run(["docker", *words], capture_output=True, text=True, check=False).stdout
+
+
+needs_docker = pytest.mark.skipif(not docker("info", "-f", "{{.ID}}"), reason="no Docker engine: run `make testbed`")
+# each plays a playbook five to nine times
+slow = pytest.mark.timeout(900)
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="files are given away to the servers' users by root alone")
+
+
+class Site:
+    """One installation of instances in a directory of its own."""
+
+    def __init__(self, backend: str, **variables: Any):
+        # not below pytest's directories: those let nobody through but their owner
+        self.top = Path(tempfile.mkdtemp(prefix="ut-inst-", dir="/tmp"))
+        self.top.chmod(0o711)
+        self.dir = self.top / "state" / "instances"
+        self.secrets_dir = self.top / "state" / "secrets"
+        tag = self.top.name[-6:].lower().replace("_", "x")
+        self.queue, self.cache = f"q{tag}", f"c{tag}"
+        self.purposes: list[dict[str, Any]] = [
+            {"name": self.queue, "database": 5, "port": servers.free_port(), "profile": "queue", "maxmemory": "64mb"},
+            {"name": self.cache, "database": 10, "port": servers.free_port(), "profile": "cache", "maxmemory": "32mb"},
+        ]
+        self.variables = {"tls": {}, "redis_instances_backend": backend, "redis_instances_dir": str(self.dir), **variables}
+        self.inventory = "here ansible_connection=local ansible_python_interpreter=/usr/bin/python3"
+        self.output = ""
+        self.cmdlines: set[str] = set()
+        self.changed = -1
+
+    def play(self, *words: str, ok: bool = True, **variables: Any) -> str:
+        """Run the role with everything shown; keeps the number of changed tasks and every command line seen meanwhile."""
+        (self.top / "play.yml").write_text(PLAY)
+        (self.top / "hosts").write_text(self.inventory + "\n")
+        given = {**self.variables, "purposes": self.purposes, **variables}
+        (self.top / "vars.yml").write_text(yaml.safe_dump(given))
+        done = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(done,), daemon=True)
+        watcher.start()
+        environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"}
+        run = subprocess.run(
+            [str(ANSIBLE), "-i", "hosts", "play.yml", "-e", "@vars.yml", "-vvv", "--diff", *words],
+            cwd=self.top,
+            env={**environment, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".venv/collections")},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        done.set()
+        watcher.join()
+        out = run.stdout + run.stderr
+        self.output += out
+        found = re.search(r"ok=\d+ +changed=(\d+)", out)
+        self.changed = int(found.group(1)) if found else -1
+        assert (run.returncode == 0) == ok, out[-6000:]
+        return out
+
+    def _watch(self, done: threading.Event) -> None:
+        """Note every command line of processes that start meanwhile; those that were there say nothing new."""
+        there = {name for name in os.listdir("/proc") if name.isdigit()}
+        while not done.wait(0.03):
+            for name in os.listdir("/proc"):
+                if name.isdigit() and name not in there:
+                    with contextlib.suppress(OSError), open(f"/proc/{name}/cmdline", errors="replace") as file:
+                        self.cmdlines.add(file.read())
+
+    def password(self, name: str, kind: str) -> str:
+        return (self.secrets_dir / f"{name}.{kind}").read_text()
+
+    def secrets(self) -> list[str]:
+        """Every password and, as good as those, every hash of one."""
+        words = [path.read_text() for path in self.secrets_dir.iterdir()]
+        return words + [hashlib.sha256(word.encode()).hexdigest() for word in words]
+
+    def client(self, name: str, kind: str = "admin", **options: Any) -> redis.Redis:
+        port = next(one["port"] for one in self.purposes if one["name"] == name)
+        user = {"admin": "untangle", "health": "health", "app": name}[kind]
+        return redis.Redis(
+            port=port, username=user, password=self.password(name, kind), decode_responses=True, protocol=2, **options
+        )
+
+    def run_ids(self, **options: Any) -> dict[str, str]:
+        found = {}
+        for name in (self.queue, self.cache):
+            with self.client(name, **options) as client:
+                found[name] = client.info("server")["run_id"]
+        return found
+
+    def files(self) -> dict[str, tuple[int, int, str]]:
+        """Every file below the site with mode, size and content's hash; servers' own data left out."""
+        found = {}
+        for path in sorted(self.dir.parent.rglob("*")):
+            if path.is_file() and "data" not in path.parts and path.name != "server.log":
+                held = path.read_bytes()
+                found[str(path)] = (path.stat().st_mode, len(held), hashlib.sha256(held).hexdigest())
+        return found
+
+    def close(self) -> None:
+        for name in (self.queue, self.cache):
+            program = self.dir / name / "instance"
+            if program.exists():
+                subprocess.run([str(program), "stop"], capture_output=True, check=False)
+            if docker("ps", "-aq", "--filter", f"name=^untangle-{name}$"):
+                docker("compose", "-p", f"untangle-{name}", "down", "--volumes", "--timeout", "1")
+        for pid in pids_below(self.top):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self.top, ignore_errors=True)
+
+
+def pids_below(top: Path) -> list[int]:
+    """Processes that run a program below a directory, or work in it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(top) in (path / "cmdline").read_text(errors="replace") or str(top) in os.readlink(path / "cwd"):
+                found.append(int(path.name))
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def left_of(site: Site) -> dict[str, Any]:
+    """Everything of an installation that is on this machine."""
+    names = f"untangle-({site.queue}|{site.cache})"
+    return {
+        "files": [str(path) for path in site.dir.parent.rglob("*") if path.is_file()],
+        "processes": pids_below(site.dir),
+        "containers": [n for n in docker("ps", "-a", "--format", "{{.Names}}").split() if re.match(names, n)],
+        "volumes": [n for n in docker("volume", "ls", "-q").split() if re.match(names, n)],
+        "networks": [n for n in docker("network", "ls", "--format", "{{.Name}}").split() if re.match(names, n)],
+    }
+
+
+@pytest.fixture
+def site(request: pytest.FixtureRequest) -> Iterator[Any]:
+    made: list[Site] = []
+
+    def make(*args: Any, **kwargs: Any) -> Site:
+        made.append(Site(*args, **kwargs))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def eventually(check: Any, seconds: float = 15) -> Any:
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            value = check()
+            if value:
+                return value
+        except (redis.RedisError, OSError, AssertionError):
+            pass
+        assert time.monotonic() < until, "it did not come true"
+        time.sleep(0.1)
+
+
+def refuses(client: redis.Redis, *words: str) -> bool:
+    # DEBUG is not even looked up in the user's rules from 7.0 on: enable-debug-command is off
+    with pytest.raises(redis.ResponseError, match="(?i)no permissions|NOPERM|command not allowed"):
+        client.execute_command(*words)
+    return True
+
+
+def check_running(site: Site, **options: Any) -> None:
+    """What both backends promise of what runs."""
+    for one in site.purposes:
+        name = one["name"]
+        with site.client(name, **options) as admin, site.client(name, "app", **options) as app:
+            assert admin.config_get("maxmemory")["maxmemory"] == str(profiles.parse_memory(one["maxmemory"]))
+            assert admin.config_get("databases")["databases"] == "1"
+            assert app.set("k", "v") and app.get("k") == "v" and app.info("memory")
+            for words in (["FLUSHALL"], ["KEYS", "*"], ["DEBUG", "SLEEP", "0"], ["CONFIG", "GET", "save"]):
+                assert refuses(app, *words)
+            if one["profile"] == "cache":
+                assert app.flushdb() and app.dbsize() == 0
+            else:
+                assert refuses(app, "FLUSHDB")
+            with pytest.raises(redis.ResponseError, match="out of range"):
+                app.execute_command("SELECT", "1")
+        with site.client(name, "health", **options) as health:
+            assert health.ping() and refuses(health, "GET", "k")
+        with pytest.raises(redis.AuthenticationError), redis.Redis(port=one["port"], **options) as nobody:
+            nobody.ping()
+    assert stat.S_IMODE(site.secrets_dir.stat().st_mode) == 0o700
+    for path in site.secrets_dir.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert not path.read_bytes().endswith(b"\n")
+
+
+def check_story(site: Site, **options: Any) -> None:
+    """Check mode, the real thing, again, a change, and away: the same for both backends."""
+    before = left_of(site)
+    out = site.play("--check")
+    assert left_of(site) == before, "check mode changed something"
+    assert not site.dir.parent.exists()
+    assert site.changed > 0 and f"untangle-{site.cache} would be started" in out
+    assert "+maxmemory 33554432" in out and "+save 900 1" in out
+
+    site.play()
+    check_running(site, **options)
+    assert site.password(site.queue, "app") == GIVEN
+    first = site.run_ids(**options)
+    files = site.files()
+
+    site.play()
+    assert site.changed == 0 and site.run_ids(**options) == first and site.files() == files
+
+    site.purposes[1]["settings"] = {"maxmemory-policy": "allkeys-lfu", "notify-keyspace-events": "Ex"}
+    out = site.play("--check")
+    assert site.changed > 0 and f"untangle-{site.cache} would be started again" in out
+    assert f"untangle-{site.queue} would be" not in out and "+maxmemory-policy allkeys-lfu" in out
+    assert site.run_ids(**options) == first and site.files() == files
+
+    with site.client(site.queue, "app", **options) as app:
+        app.rpush("jobs", "one")
+    site.play()
+    second = site.run_ids(**options)
+    assert second[site.queue] == first[site.queue] and second[site.cache] != first[site.cache]
+    with site.client(site.cache, **options) as admin:
+        assert admin.config_get("maxmemory-policy")["maxmemory-policy"] == "allkeys-lfu"
+
+
+def check_secrets(site: Site) -> None:
+    assert len(site.cmdlines) > 100, "the watcher saw nothing"
+    for secret in site.secrets():
+        assert secret not in site.output
+        assert not [line for line in site.cmdlines if secret in line]
+        assert json.dumps(secret)[1:-1] not in site.output
+
+
+def check_away(site: Site, out: str) -> None:
+    assert left_of(site) == {"files": [], "processes": [], "containers": [], "volumes": [], "networks": []}
+    assert f"Removed, of {site.cache} on here" in out and f"{site.cache}.admin" in out
+
+
+@slow
+@needs_root
+def test_host(site: Any) -> None:
+    here = site("host")
+    here.purposes[0]["password"] = GIVEN
+    check_story(here)
+
+    pids = {n: int((here.dir / n / "data/server.pid").read_text()) for n in (here.queue, here.cache)}
+    assert {Path(f"/proc/{pid}").stat().st_uid for pid in pids.values()} == {pwd.getpwnam("redis").pw_uid}
+
+    # a server that dies is started again, with what it had
+    with here.client(here.queue) as admin:
+        eventually(lambda: admin.info("persistence")["aof_last_write_status"] == "ok")
+    time.sleep(1.1)  # appendfsync everysec
+    os.kill(pids[here.queue], signal.SIGKILL)
+    with here.client(here.queue, "app") as app:
+        assert eventually(lambda: app.lrange("jobs", 0, -1) == ["one"])
+
+    # a supervisor that dies leaves its server serving, and the next run watches over that again
+    os.kill(int((here.dir / here.cache / "supervisor.pid").read_text()), signal.SIGKILL)
+    ids = here.run_ids()
+    # a lost password of the health check: the users are loaded anew, nothing is started again
+    (here.secrets_dir / f"{here.queue}.health").unlink()
+    # and what was changed behind the role's back is told, by name
+    with here.client(here.cache) as admin:
+        admin.config_set("maxmemory", 12345678)
+    out = here.play(ok=False)
+    assert "maxmemory is '12345678', planned '33554432'" in out
+    assert here.run_ids() == ids and here.client(here.queue, "health").ping()
+    os.kill(int((here.dir / here.cache / "data/server.pid").read_text()), signal.SIGKILL)
+    assert eventually(lambda: here.run_ids()[here.cache] != ids[here.cache])
+    # the engine may hold the limits of an instance, while it fills that
+    with here.client(here.cache) as admin:
+        admin.config_set("maxmemory", 0)
+        code = "#!lua name=untangle\n-- njoy.untangle: %s\nredis.register_function('untangle_mark', function() return '' end)"
+        admin.function_load(code % json.dumps({"source": "a", "state": "copying"}))
+    # a lost password of the engine: that instance has to be started again to know the new one
+    (here.secrets_dir / f"{here.queue}.admin").unlink()
+    ids[here.cache] = here.client(here.cache).info("server")["run_id"]
+    here.play()
+    assert here.run_ids()[here.cache] == ids[here.cache] and here.run_ids()[here.queue] != ids[here.queue]
+    check_secrets(here)
+    check_away(here, here.play(redis_instances_state="absent"))
+
+
+@slow
+@needs_docker
+@needs_root
+def test_compose(site: Any) -> None:
+    here = site("compose")
+    here.purposes[0]["password"] = GIVEN
+    certificate(here.top)
+    here.variables["tls"] = {
+        "ca_file": f"{here.top}/crt.pem",
+        "cert_file": f"{here.top}/crt.pem",
+        "key_file": f"{here.top}/key.pem",
+    }
+    tls = {"ssl": True, "ssl_ca_certs": f"{here.top}/crt.pem"}
+    check_story(here, **tls)
+
+    one = json.loads(docker("inspect", f"untangle-{here.queue}"))[0]
+    limits = one["HostConfig"]
+    assert limits["ReadonlyRootfs"] and limits["CapDrop"] == ["ALL"] and limits["PidsLimit"] == 100
+    assert "no-new-privileges:true" in limits["SecurityOpt"] and not limits["Privileged"]
+    assert limits["Memory"] == 2 * (64 << 20) + (128 << 20)
+    assert one["Config"]["User"] == "999:999" and one["State"]["Health"]["Status"] == "healthy"
+    assert {(p["HostIp"]) for ports in limits["PortBindings"].values() for p in ports} == {"127.0.0.1"}
+    top = docker("top", f"untangle-{here.queue}", "-o", "uid")
+    assert top.split()[1:] == ["999"]
+    assert not [n for n in docker("volume", "ls", "-q").split() if re.fullmatch("[0-9a-f]{64}", n) and n in json.dumps(one)]
+    # no secret is in what the engine keeps of it, nor in its files
+    for secret in here.secrets():
+        assert secret not in json.dumps(one) + (here.dir / here.queue / "compose.yaml").read_text()
+    with pytest.raises((redis.ConnectionError, redis.AuthenticationError)):
+        here.client(here.queue).ping()  # without TLS
+
+    # a server that dies is started again, with what it had
+    ids = here.run_ids(**tls)
+    os.kill(one["State"]["Pid"], signal.SIGKILL)
+    with here.client(here.queue, "app", **tls) as app:
+        assert eventually(lambda: app.lrange("jobs", 0, -1) == ["one"])
+    assert here.run_ids(**tls)[here.queue] != ids[here.queue]
+    check_secrets(here)
+    check_away(here, here.play(redis_instances_state="absent"))
+
+
+@slow
+@needs_docker
+def test_ordinary_user_and_what_is_refused(site: Any) -> None:
+    """Nobody in particular runs a server of the host; nothing stands in the way of an image of Valkey either."""
+    here = site("host")
+    here.purposes.pop()
+    user = "nobody" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
+    if os.getuid() == 0:
+        here.inventory += (
+            " ansible_become=true ansible_become_method=su ansible_become_user=nobody ansible_become_flags='-s /bin/sh'"
+            f" ansible_remote_tmp={here.top}/tmp"
+        )
+        for name in ("state", "tmp"):
+            (here.top / name).mkdir()
+            shutil.chown(here.top / name, "nobody")
+    here.play()
+    pid = int((here.dir / here.queue / "data/server.pid").read_text())
+    assert pwd.getpwuid(Path(f"/proc/{pid}").stat().st_uid).pw_name == user
+    check_running(here)
+    here.play()
+    assert here.changed == 0
+
+    # a setting that the server does not take is refused before what runs is touched
+    ids = here.client(here.queue).info("server")["run_id"]
+    files = here.files()
+    here.purposes[0]["settings"] = {"maxmemory-polcy": "noeviction"}
+    out = here.play(ok=False)
+    assert "maxmemory-polcy" in out and "Bad directive" in out
+    assert here.files() == files and here.client(here.queue).info("server")["run_id"] == ids
+    # the other backend while this one runs, a port that somebody has, an address that is not here: all at once
+    with servers.Server() as busy:
+        here.purposes = [
+            {**here.purposes[0], "settings": {}},
+            {**here.purposes[0], "name": "other", "database": 6, "port": busy.port},
+            {**here.purposes[0], "name": "far", "database": 7, "port": servers.free_port(), "address": "192.0.2.7"},
+        ]
+        out = here.play(ok=False, redis_instances_backend="compose")
+    assert f"purpose {here.queue}: it runs here already with backend host" in out
+    assert f"purpose other: port {busy.port} on 127.0.0.1 is in use by redis-server" in out
+    assert "purpose far: address 192.0.2.7 is not an address of this host" in out
+    assert here.files() == files
+
+
+def certificate(where: Path) -> None:
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+        + ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(where / "key.pem"), "-out", str(where / "crt.pem")],
+        check=True,
+        capture_output=True,
+    )
+
+
+# -- what is rendered, on every server -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", servers.versions())
+def test_every_profile_on_every_server(version: str, tmp_path: Path) -> None:
+    """Each profile is taken by each server, and reads back as it was planned; the users may do what they should."""
+    number = profiles.parse_version(version.partition("-")[2])
+    hashes = {kind: hashlib.sha256(kind.encode()).hexdigest() for kind in ("app", "admin", "health")}
+    for profile in profiles.PROFILES:
+        port = servers.free_port()
+        purpose = {
+            "port": port,
+            "settings": profiles.settings(profile, 64 << 20, {"notify-keyspace-events": "KEA", "hz": 20}),
+        }
+        home = tmp_path / profile
+        home.mkdir()
+        (home / "users.acl").write_text("\n".join(profiles.acl_lines("web", profile, hashes, number)) + "\n")
+        layout = {"bind": "127.0.0.1", "dir": home, "aclfile": home / "users.acl", "pidfile": home / "server.pid"}
+        wanted = profiles.instance_settings(purpose, number, layout)
+        (home / "redis.conf").write_text("\n".join(profiles.conf_lines(wanted)) + "\n")
+        with (home / "log").open("wb") as log:
+            server = subprocess.Popen([*servers.command(version), str(home / "redis.conf")], stdout=log, stderr=log)
+        try:
+            with redis.Redis(port=port, username="untangle", password="admin", decode_responses=True, protocol=2) as admin:
+                eventually(admin.ping)
+                running: dict[str, str] = {}
+                for name in wanted:
+                    running.update(admin.config_get(name))
+                assert profiles.differences(wanted, running) == [], (version, profile)
+                users = admin.acl_list()
+                assert [line.split()[1] for line in sorted(users)] == sorted(["default", "web", "untangle", "health"])
+            with redis.Redis(port=port, username="web", password="app", protocol=2, lib_name=None, lib_version=None) as app:
+                app.set("a", "1")
+                app.client_setname("worker-1")
+                assert app.client_id() and app.client_list() and app.info() and app.lpush("l", 1) and app.sort("l")
+                assert app.eval("return redis.call('get', KEYS[1])", 1, "a") == b"1"
+                assert app.publish("channel", "word") == 0
+                for words in (
+                    ["FLUSHALL"],
+                    ["KEYS", "*"],
+                    ["DEBUG", "SLEEP", "0"],
+                    ["CONFIG", "GET", "*"],
+                    ["CLIENT", "KILL", "ID", "1"],
+                    ["CLIENT", "PAUSE", "1"],
+                    ["SHUTDOWN"],
+                    ["REPLICAOF", "NO", "ONE"],
+                    ["ACL", "LIST"],
+                    ["MONITOR"],
+                    *([["FUNCTION", "FLUSH"]] if number >= (7, 0) else []),
+                    *([] if profile in profiles.MAY_FLUSH else [["FLUSHDB"]]),
+                ):
+                    assert refuses(app, *words), words
+                if profile in profiles.MAY_FLUSH:
+                    app.flushdb()
+        finally:
+            server.kill()
+            server.wait()
+
+
+def test_plan_and_urls_meet_a_real_server(server: Any) -> None:
+    """What endpoint() writes is a URL that a client library takes, whatever is in the password."""
+    password = "p:/@?#%& +\"'\\ü"
+    made = server("redis-7.0")
+    with made.client() as admin:
+        admin.execute_command("ACL", "SETUSER", "cache", "on", "~*", "+@all", ">" + password)
+    purpose = {"name": "cache", "user": "cache", "address": "127.0.0.1", "port": made.port, "tls": False}
+    url = str(plan.endpoint(purpose, "url", password))
+    with redis.Redis.from_url(url) as client:
+        assert client.ping() and client.acl_whoami() == "cache"
