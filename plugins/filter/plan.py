@@ -75,20 +75,6 @@ def redis_url(purpose: t.Mapping[str, t.Any], password: str = "") -> str:
 
 
 @_sentences
-def redis_endpoint(value: t.Mapping[str, t.Any], name: str, passwords: t.Mapping[str, str]) -> str | int:
-    """See redis_endpoint.yml."""
-    return plan.resolve(value, name, passwords)
-
-
-@_sentences
-def redis_connection(
-    purpose: t.Mapping[str, t.Any], password: str, user: str = "untangle", tls: t.Mapping[str, str] | None = None
-) -> dict[str, t.Any]:
-    """See redis_connection.yml."""
-    return plan.connection(purpose, password, user, tls)
-
-
-@_sentences
 def redis_limits(purpose: t.Mapping[str, t.Any]) -> dict[str, int]:
     """See redis_limits.yml."""
     return {
@@ -109,7 +95,5 @@ class FilterModule:
             "redis_acl": redis_acl,
             "redis_differences": redis_differences,
             "redis_url": redis_url,
-            "redis_endpoint": redis_endpoint,
-            "redis_connection": redis_connection,
             "redis_limits": redis_limits,
         }
