@@ -95,6 +95,16 @@ def normalise(variables: t.Mapping[str, t.Any], hosts: t.Mapping[str, t.Any]) ->
     }
 
 
+def purpose_named(plan: t.Mapping[str, t.Any], name: str) -> Purpose:
+    """One purpose of a plan. Raises UntangleError where there is none of that name."""
+    for purpose in plan["purposes"]:
+        if purpose["name"] == name:
+            return t.cast("Purpose", purpose)
+    raise UntangleError(
+        "There is no purpose %r; redis_split_purposes has %s." % (name, ", ".join(_names(plan["purposes"])))
+    )
+
+
 def endpoint(purpose: t.Mapping[str, t.Any], part: str = "url", password: str = "") -> str | int:
     """One part of where an application finds its instance, or the URL with all of them, percent-encoded."""
     if part not in PARTS:
