@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import re
 import typing as t
 
 Facts = t.Mapping[str, t.Any]
@@ -95,26 +94,23 @@ def way_back(inventory: t.Sequence[str]) -> str:
     return "ansible-playbook %s njoy.untangle.rollback   (with the variables of this run)" % (sources or "-i INVENTORY")
 
 
+#: What each phase does, and what it would do in check mode.
 _DOES = {
-    "audit": "reads the server",
-    "provision": "starts the new instances",
-    "sync": "copies the databases",
-    "verify": "compares both sides",
-    "cutover": "makes the instances the ones that are written to and points the applications at them",
-    "watch": "judges how they do",
-    "rollback": "brings everything back to the shared server and points the applications there",
-    "retire": "backs the old databases up and empties them",
-    "remove": "takes the instances and everything else of this split away",
+    "audit": ("reads the server", "read the server"),
+    "provision": ("starts the new instances", "start the new instances"),
+    "sync": ("copies the databases", "copy the databases"),
+    "verify": ("compares both sides", "compare both sides"),
+    "cutover": ("makes the instances serve and points the applications at them", "make the instances serve and point the applications at them"),
+    "watch": ("judges how they do", "judge how they do"),
+    "rollback": ("brings everything back to the shared server and points the applications there", "bring everything back to the shared server and point the applications there"),
+    "retire": ("backs old databases up and empties them", "back old databases up and empty them"),
+    "remove": ("takes the instances and everything else of this split away", "take the instances and everything else of this split away"),
+    "status": ("shows how the split stands", "show how the split stands"),
 }
 
 
 def _doing(phases: t.Sequence[str], would: bool) -> str:
-    words = [_DOES[phase] for phase in phases]
-    if would:
-        # "reads" -> "read": each begins with a verb in the third person
-        words = [re.sub(r"^(\w+?)s\b", r"\1", word) for word in words]
-        words = [re.sub(r" and (\w+?)s\b", r" and \1", word) for word in words]
-    return "; ".join(words) + "."
+    return "; ".join(_DOES[phase][would] for phase in phases) + "."
 
 
 def _files(app: Facts) -> str:
