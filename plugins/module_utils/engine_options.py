@@ -28,7 +28,7 @@ ENGINE_OPTIONS: dict[str, dict[str, t.Any]] = {
     "client_library": {"type": "list", "elements": "path"},
     "state_dir": {"type": "path"},
     "max_latency_ms": {"type": "float", "default": 5.0},
-    "big_key_bytes": {"type": "int", "default": 262144},
+    "big_key_bytes": {"type": "int", "default": 262144, "no_log": False},
     "tolerance_ms": {"type": "int", "default": 0},
     "by": {"type": "str"},
     "job": {"type": "str"},

@@ -12,8 +12,10 @@ version_added: 1.0.0
 author:
   - the njoy.untangle authors (@njoy)
 description:
-  - Reads both sides both ways and compares every key: missing, extra, type, value, expiry, field expiry, stream groups, consumers and pending entries.
-  - Values are compared by meaning, not by encoding. A difference is looked at again before it counts, so that a key which is written to meanwhile is none.
+  - Reads both sides both ways and compares every key. Found are keys that are missing or extra, and differences of type, value, expiry,
+    field expiry, stream groups, consumers and pending entries.
+  - Values are compared by meaning, not by encoding. A difference is looked at again before it counts, so that a key which is written to
+    meanwhile is none.
   - Nothing is changed on either side.
 extends_documentation_fragment:
   - njoy.untangle.connection
@@ -35,8 +37,8 @@ options:
     type: int
   fail_on_difference:
     description:
-      - Whether a difference fails the task. One that is explained does not: a source that was written to since the copy, a target that
-        serves already (C(drift) in RV(purposes)).
+      - Whether a difference fails the task. One that is explained does not, be it a source that was written to since the copy or a
+        target that serves already (C(drift) in RV(purposes)).
     type: bool
     default: true
 """

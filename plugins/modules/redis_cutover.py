@@ -12,10 +12,13 @@ version_added: 1.0.0
 author:
   - the njoy.untangle authors (@njoy)
 description:
-  - With O(state=cut_over) writers of the old databases are shut out (the fence), a last pass brings over what changed since the copy, every key is compared, and the instances are marked as serving. That is one call in one process: a failure before the mark undoes the fence.
+  - With O(state=cut_over) writers of the old databases are shut out (the fence), a last pass brings over what changed since the copy,
+    every key is compared, and the instances are marked as serving. That is one call in one process, where a failure before the mark
+    undoes the fence.
   - With O(state=returned) the same happens the other way round, and what changed at the instances is copied back.
   - All routes of one source belong into one call, so that its users can be fenced together.
-  - The fence takes the right to write from ACL users and keeps their rules beside them; it stays after a cutover, so that a forgotten client cannot write to the old database.
+  - The fence takes the right to write from ACL users and keeps their rules beside them. It stays after a cutover, so that a forgotten
+    client cannot write to the old database.
 extends_documentation_fragment:
   - njoy.untangle.connection
   - njoy.untangle.engine

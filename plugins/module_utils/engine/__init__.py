@@ -8,7 +8,23 @@ All of its files are imported here, because only what is imported statically tra
 
 from __future__ import annotations
 
-from . import compare, copy, cutover, forget, job, jobs, marks, preview, retire, route, server, snapshot, state, target, values
+from . import (
+    compare,
+    copy,
+    cutover,
+    forget,
+    job,
+    jobs,
+    marks,
+    preview,
+    retire,
+    route,
+    server,
+    snapshot,
+    state,
+    target,
+    values,
+)
 
 __all__ = [
     "compare",

@@ -55,7 +55,7 @@ def main(arguments: t.Sequence[str] | None = None) -> int:
         target, target_number = connection_of(chosen.target, "UNTANGLE_TARGET_PASSWORD")
         if chosen.work == "compare":
             result = compare.Comparer(Server(source, number), Server(target, target_number), limits).run()
-            print(result.summary())
+            sys.stdout.write("%s\n" % result.summary())
             return 1 if result.differences else 0
         # The marks on the servers say the rest: nothing is kept of a run from the shell.
         with tempfile.TemporaryDirectory() as directory:
@@ -63,12 +63,12 @@ def main(arguments: t.Sequence[str] | None = None) -> int:
             done = copy.copied(
                 source, [route], State(directory), "shell", lambda facts: None, limits, chosen.on_conflict
             )
-        print(done["shell"])
+        sys.stdout.write("%s\n" % done["shell"])
         return 0
     except UntangleError as exc:
-        print(exc.message, file=sys.stderr)
+        sys.stderr.write(exc.message + "\n")
         return 2
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

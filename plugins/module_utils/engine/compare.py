@@ -211,7 +211,7 @@ class Comparer:
         if self.repair and different:
             self._mend_whole([key for key, kind in different if kind not in ("extra", "missing")])
             different = self._look([key for key, _kind in different])
-        for _ in range(LOOKS - 1):
+        for _dummy in range(LOOKS - 1):
             if not different:
                 return
             time.sleep(PAUSE_SECONDS)

@@ -200,7 +200,14 @@ def _pass(
 
     mark = marks.read_target(target) or {}
     comparer = Comparer(
-        source, target, limits, tolerance_ms, repair=repair, progress=progress, match=mark.get("match"), exclude=mark.get("exclude") or ()
+        source,
+        target,
+        limits,
+        tolerance_ms,
+        repair=repair,
+        progress=progress,
+        match=mark.get("match"),
+        exclude=mark.get("exclude") or (),
     )
     if not repair:
         return comparer.run()
@@ -241,13 +248,16 @@ def returned(
                 % (route.purpose, route.where, what, route.database, admin.address, route.purpose)
             )
     moved = marks.moved(admin)
-    elsewhere = set[str]().union(*(users for number, users in moved.items() if number not in {r.database for r in routes}))
+    elsewhere = set[str]().union(
+        *(users for number, users in moved.items() if number not in {r.database for r in routes})
+    )
     shared = {r.purpose: sorted(moved.get(r.database, set()) & elsewhere) for r in serving}
     for purpose, users in shared.items():
         if users:
             raise UntangleError(
                 "%s cannot go back alone: users %s of %s write to it and to purposes that stay cut over, and one fence holds "
-                "both. Take all of them back together. Nothing was changed." % (purpose, ", ".join(users), admin.address)
+                "both. Take all of them back together. Nothing was changed."
+                % (purpose, ", ".join(users), admin.address)
             )
     results = dict[str, Result]()
     began = time.monotonic()

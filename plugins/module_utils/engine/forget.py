@@ -49,7 +49,8 @@ def left(source: t.Mapping[str, t.Any], directory: str) -> list[str]:
     fenced = marks.fenced(server)
     if fenced:
         raise UntangleError(
-            "%s still keeps %s from writing. Roll back first. Nothing was changed." % (server.address, ", ".join(fenced))
+            "%s still keeps %s from writing. Roll back first. Nothing was changed."
+            % (server.address, ", ".join(fenced))
         )
     answer = []
     if marks.OWN_USER in names and source.get("username") != marks.OWN_USER:

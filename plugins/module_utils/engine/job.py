@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import time
 import traceback
 import typing as t
@@ -169,6 +168,10 @@ class Status:
         self.written = clock
 
 
+def _ended(number: int, frame: t.Any) -> None:
+    raise SystemExit(128 + number)
+
+
 def main(directory: str) -> int:
     """The process of a job. Its directory holds spec.json, which is taken away at once, and at the end result.json."""
     path = os.path.join(directory, "spec.json")
@@ -177,7 +180,7 @@ def main(directory: str) -> int:
     # It holds passwords.
     os.unlink(path)
     # Ended politely, the work undoes what must be undone.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _ended)
     lock = state.Lock(spec["options"]["state_dir"])
     result: dict[str, t.Any]
     try:

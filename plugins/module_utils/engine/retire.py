@@ -261,7 +261,7 @@ def prove_backup(path: str, source: Server, limits: Limits, server_command: t.Se
 
 
 def _wait_for(socket: str, process: subprocess.Popen[bytes], log: str) -> Server:
-    for _ in range(300):
+    for _dummy in range(300):
         try:
             return Server({"unix_socket": socket}, 0, "the test of the backup")
         except UntangleError:

@@ -231,7 +231,9 @@ class Reader:
         """The same page where scripts are refused: SCAN, sizes, then one transaction for as many keys as make a page."""
         client, names = self.server.client, list(self._asked)
         if not self._named and not names and self.cursor is not None:
-            cursor, names = client.scan(int(self.cursor), match=self.match or None, count=min(self.limits.scan_count, 100))
+            cursor, names = client.scan(
+                int(self.cursor), match=self.match or None, count=min(self.limits.scan_count, 100)
+            )
             self.cursor = str(cursor) if cursor else None
         result, rest = Page([], [], 0, 0), list[bytes]()
         if self.what == "exists":

@@ -263,7 +263,7 @@ def copy_in_chunks(source: Server, key: bytes, target: Server, replace: bool = T
     Returns the bytes sent, or None where the key is gone from the source or, with ``replace`` off, is there already.
     Under writes the copy may be a mixture: the pass of differences that follows every copy finds that.
     """
-    for _ in range(3):
+    for _dummy in range(3):
         name = kind(source, key)
         if name == "none":
             return None
