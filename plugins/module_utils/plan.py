@@ -57,6 +57,8 @@ _SOURCE_KEYS = (
     "tls_verify",
     "timeout",
 )
+_APP_KEYS = ("name", "hosts", "files", "restart", "stop", "start", "health")
+_FILE_KEYS = ("path", "set", "template")
 _TLS_KEYS = ("ca_file", "cert_file", "key_file")
 _TRUE = ("true", "yes", "on", "1", "y", "t")
 _FALSE = ("false", "no", "off", "0", "n", "f", "")
@@ -494,14 +496,14 @@ def _apps(value: t.Any, purposes: list[Purpose], app_hosts: list[str]) -> list[d
         where = "redis_split_apps, %s" % name
         if name in [one["name"] for one in found]:
             raise UntangleError("%s: two applications have that name. Give each its own." % where)
-        hosts = app.get("hosts", app.get("host"))
+        _only(app, _APP_KEYS, where)
+        hosts = app.get("hosts")
         app["hosts"] = [
             str(host)
             for host in _list(
                 [hosts] if isinstance(hosts, str) and hosts[:1] not in ("", "[") else hosts, "%s: hosts" % where
             )
         ]
-        app.pop("host", None)
         strange = [host for host in app["hosts"] if host not in app_hosts]
         if strange:
             raise UntangleError(
@@ -527,6 +529,7 @@ def _app_file(value: t.Any, where: str, purposes: list[Purpose]) -> dict[str, t.
         raise UntangleError(
             "%s: a file has no path. Name the file that holds the application's Redis settings." % where
         )
+    _only(given, _FILE_KEYS, "%s: %s" % (where, path))
     given["path"] = path
     if "set" in given:
         given["set"] = {key: str(item) for key, item in _mapping(given["set"], "%s: set of %s" % (where, path)).items()}

@@ -28,8 +28,9 @@ from typing import Any
 
 import pytest
 import redis
-import servers
 import yaml
+
+import servers
 from ansible_collections.njoy.untangle.plugins.module_utils import plan, profiles
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,7 +79,12 @@ class Site:
             {"name": self.queue, "database": 5, "port": servers.free_port(), "profile": "queue", "maxmemory": "64mb"},
             {"name": self.cache, "database": 10, "port": servers.free_port(), "profile": "cache", "maxmemory": "32mb"},
         ]
-        self.variables = {"tls": {}, "redis_instances_backend": backend, "redis_instances_dir": str(self.dir), **variables}
+        self.variables = {
+            "tls": {},
+            "redis_instances_backend": backend,
+            "redis_instances_dir": str(self.dir),
+            **variables,
+        }
         self.inventory = "here ansible_connection=local ansible_python_interpreter=/usr/bin/python3"
         self.output = ""
         self.cmdlines: set[str] = set()
@@ -215,7 +221,7 @@ def eventually(check: Any, seconds: float = 15) -> Any:
 
 def refuses(client: redis.Redis, *words: str) -> bool:
     # DEBUG is not even looked up in the user's rules from 7.0 on: enable-debug-command is off
-    with pytest.raises(redis.ResponseError, match="(?i)no permissions|NOPERM|command not allowed"):
+    with pytest.raises(redis.ResponseError, match=r"(?i)no permissions|NOPERM|command not allowed"):
         client.execute_command(*words)
     return True
 
@@ -361,7 +367,9 @@ def test_compose(site: Any) -> None:
     assert {(p["HostIp"]) for ports in limits["PortBindings"].values() for p in ports} == {"127.0.0.1"}
     top = docker("top", f"untangle-{here.queue}", "-o", "uid")
     assert top.split()[1:] == ["999"]
-    assert not [n for n in docker("volume", "ls", "-q").split() if re.fullmatch("[0-9a-f]{64}", n) and n in json.dumps(one)]
+    assert not [
+        n for n in docker("volume", "ls", "-q").split() if re.fullmatch("[0-9a-f]{64}", n) and n in json.dumps(one)
+    ]
     # no secret is in what the engine keeps of it, nor in its files
     for secret in here.secrets():
         assert secret not in json.dumps(one) + (here.dir / here.queue / "compose.yaml").read_text()
@@ -423,8 +431,8 @@ def test_ordinary_user_and_what_is_refused(site: Any) -> None:
 
 def certificate(where: Path) -> None:
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-        + ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(where / "key.pem"), "-out", str(where / "crt.pem")],
+        f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+        f" -keyout {where}/key.pem -out {where}/crt.pem".split(),
         check=True,
         capture_output=True,
     )
@@ -453,7 +461,9 @@ def test_every_profile_on_every_server(version: str, tmp_path: Path) -> None:
         with (home / "log").open("wb") as log:
             server = subprocess.Popen([*servers.command(version), str(home / "redis.conf")], stdout=log, stderr=log)
         try:
-            with redis.Redis(port=port, username="untangle", password="admin", decode_responses=True, protocol=2) as admin:
+            with redis.Redis(
+                port=port, username="untangle", password="admin", decode_responses=True, protocol=2
+            ) as admin:
                 eventually(admin.ping)
                 running: dict[str, str] = {}
                 for name in wanted:
@@ -461,7 +471,9 @@ def test_every_profile_on_every_server(version: str, tmp_path: Path) -> None:
                 assert profiles.differences(wanted, running) == [], (version, profile)
                 users = admin.acl_list()
                 assert [line.split()[1] for line in sorted(users)] == sorted(["default", "web", "untangle", "health"])
-            with redis.Redis(port=port, username="web", password="app", protocol=2, lib_name=None, lib_version=None) as app:
+            with redis.Redis(
+                port=port, username="web", password="app", protocol=2, lib_name=None, lib_version=None
+            ) as app:
                 app.set("a", "1")
                 app.client_setname("worker-1")
                 assert app.client_id() and app.client_list() and app.info() and app.lpush("l", 1) and app.sort("l")
