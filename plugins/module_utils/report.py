@@ -388,7 +388,10 @@ def _proof(purposes: list[dict[str, t.Any]]) -> dict[str, t.Any]:
                 "name": one["name"],
                 "colour": one["colour"],
                 "source": count(one["compare"].get("source_keys")),
-                "target": count(one["compare"].get("target_keys")),
+                # the comparison counts before it brings over what changed since the copy
+                "target": one["shown"]["keys_after"]
+                if one["keys_after"] is not None
+                else count(one["compare"].get("target_keys")),
                 "compared": count(one["compare"].get("compared"))
                 + (" (sample)" if one["compare"].get("sampled") else ""),
                 "kinds": [int(numbers.get(kind) or 0) for kind in kinds],
