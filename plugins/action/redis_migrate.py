@@ -20,8 +20,8 @@ from ansible.utils.display import Display
 
 display = Display()
 
-#: Seconds between two looks at a job: short work is not held up, long work is not asked all the time.
-FIRST_WAIT, LONGEST_WAIT = 2.0, 10.0
+#: Seconds between two looks at a job: short work is not held up, and a line of progress comes at least every ten seconds.
+FIRST_WAIT, LONGEST_WAIT = 2.0, 8.0
 #: How long a host may be out of reach before the task gives up. Its job goes on all the same.
 PATIENCE_SECONDS = 600
 
