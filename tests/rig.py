@@ -73,6 +73,7 @@ class Rig:
         self.source, self.targets = source, targets
         self.state = engine.state.State(str(state_dir / "state"))
         self.login = source.connection()
+        self._clients: dict[tuple[int, int], redis.Redis] = {}
         self.routes = engine.route.routes(
             [{"purpose": "db%d" % n, "database": n, "target": t.connection()} for n, t in targets.items()]
         )
@@ -89,13 +90,19 @@ class Rig:
     def purpose(self) -> str:
         return "db%d" % self.database
 
-    def old(self, database: int | None = None, **options: Any) -> redis.Redis:
+    def old(self, database: int | None = None) -> redis.Redis:
         """A client on the old database."""
-        return self.source.client(self.database if database is None else database, **options)
+        database = self.database if database is None else database
+        return self._client(self.source, database)
 
-    def new(self, database: int | None = None, **options: Any) -> redis.Redis:
+    def new(self, database: int | None = None) -> redis.Redis:
         """A client on the instance that is to serve it."""
-        return self.targets[self.database if database is None else database].client(**options)
+        return self._client(self.targets[self.database if database is None else database], 0)
+
+    def _client(self, server: servers.Server, database: int) -> redis.Redis:
+        if (server.port, database) not in self._clients:
+            self._clients[server.port, database] = server.client(database)
+        return self._clients[server.port, database]
 
     # -- what the modules do --------------------------------------------------------------------------------------
 
