@@ -130,6 +130,7 @@ class Comparer:
         self.progress = progress or (lambda done, total: None)
         self.result = Result(sampled=sample is not None)
         self._suspects: set[bytes] = set()
+        self._big: set[bytes] = set()
         self._older = False
 
     def run(self) -> Result:
@@ -158,6 +159,7 @@ class Comparer:
                             self._suspect(key)
                 for key in page.big:
                     if not excluded(key, self.exclude):
+                        self._big.add(key)
                         self._suspect(key)
                 self.result.compared += len(wanted) + len(page.big)
                 self.progress(self.result.compared, total)
@@ -206,7 +208,11 @@ class Comparer:
             return
         if self.repair:
             # Whatever is not equal byte for byte is sent again: that costs less than finding out whether it means the same.
+            # Not so for big keys, most of which stand still.
+            big = self._look([key for key in suspects if key in self._big])
+            suspects = [key for key in suspects if key not in self._big] + [key for key, _kind in big]
             self._mend(suspects)
+            self._big.clear()
         different = self._look(suspects)
         if self.repair and different:
             self._mend_whole([key for key, kind in different if kind not in ("extra", "missing")])
