@@ -8,6 +8,8 @@ export ANSIBLE_COLLECTIONS_PATH=$PWD/.venv/collections
 # nothing in the user's ~/.ansible: an older copy of this collection there must not be tested
 export ANSIBLE_HOME=$PWD/.cache/ansible-home
 mkdir -p "$ANSIBLE_HOME"
+# names of containers and networks, so that two runs side by side do not meet
+export UNTANGLE_RUN=-$$
 docker info >/dev/null 2>&1 || { echo "molecule: no Docker engine answers $(id -un). Run \`make testbed\`; an ordinary user must be in the group docker." >&2; exit 1; }
 [ $# -gt 0 ] || mapfile -t < <(for f in molecule/*/molecule.yml; do [ ! -e "$f" ] || basename "$(dirname "$f")"; done)
 [ $# -gt 0 ] || set -- "${MAPFILE[@]}"
