@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Proving that a target holds what its source database holds, and, when told to, making it so.
 
-Both sides are read, both ways. Equal serialised bytes are equal values (their last ten bytes are version and checksum and do
-not count); whatever else is compared by meaning. A difference is looked at again before it counts: a key that is written to
+Both sides are read, both ways, by digests that do not depend on encodings; whatever these cannot settle is compared by meaning,
+element by element. A difference is looked at again before it counts: a key that is written to
 while both servers are read is no difference. The pass of differences before a cutover is this comparison with ``repair``.
 """
 
@@ -146,8 +146,7 @@ class Comparer:
 
     def _forward(self, total: int) -> None:
         """Every key of the source must be there and be the same."""
-        here = Reader(self.source, self.limits, "digest", self.match)
-        there = Reader(self.target, self.limits, "digest")
+        here, there = self._readers(self.match)
         try:
             for page in here.pages():
                 wanted = [x for x in page.keys if not excluded(x[0], self.exclude)] if self.exclude else page.keys
@@ -168,6 +167,14 @@ class Comparer:
         finally:
             here.close()
             there.close()
+
+    def _readers(self, match: str | None = None) -> tuple[Reader, Reader]:
+        """Both sides by digests that mean the same; where one of them runs no scripts, by those of the serialised bytes."""
+        sides = Reader(self.source, self.limits, "meaning", match), Reader(self.target, self.limits, "meaning")
+        if not all(side.sha for side in sides):
+            for side in sides:
+                side.what = "digest"
+        return sides
 
     def _close_enough(self, have: tuple[bytes, int] | None, digest: bytes, at: int) -> bool:
         if have is None or have[0] != digest or bool(have[1]) != bool(at):
@@ -228,8 +235,7 @@ class Comparer:
     def _look(self, keys: t.Sequence[bytes]) -> list[tuple[bytes, str]]:
         """Which of these keys differ, and how. Pages answer for hundreds at once; only what they cannot settle is read by meaning."""
         sides: list[dict[bytes, tuple[bytes, int] | None]] = []
-        for server in (self.source, self.target):
-            reader = Reader(server, self.limits, "digest")
+        for reader in self._readers():
             try:
                 page = reader.named(keys)
             finally:

@@ -20,13 +20,16 @@ from ..errors import UntangleError
 from .server import Server
 
 # ARGV: cursor ("" = only the keys named), keys per SCAN, bytes per page, microseconds per page, big_key_bytes, pattern,
-# database, what (dump | digest | exists), then key names, which come before the scan.
+# database, what (dump | digest | meaning | exists), then key names, which come before the scan.
 #
 # Order matters for speed: one reply item per key and value, expiry only for keys that have one, and no expiry is asked at
 # all while the database has none (INFO keyspace, asked in the same script, so it cannot change in between).
 # A big key is found by its memory before it is dumped; where SCAN says that all keys at hand are strings, their length says it
 # for a third of the time.
 # Before 7.0 there is no PEXPIRETIME: PTTL and TIME are repeated until both fell into the same millisecond, which is exact.
+# A digest is that of the serialised bytes; "meaning" is one that does not depend on encoding or on the order in which this
+# server happens to keep fields and members (it differs from server to server, by a secret of each). What has an order of its
+# own is put together in it, the rest by the digests of its parts: Lua's comparison of names would follow the server's locale.
 # Lua's numbers are doubles: an expiry beyond 2^53 (somebody's "never") is not exact in them, and goes as a big key does.
 _BODY = r"""
 local cursor, count, limit, budget, big = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -57,6 +60,46 @@ local function same(a, b)
   for i = 1, math.max(#a, #b) do if a[i] ~= b[i] then return false end end
   return true
 end
+local function put_in_order(parts)
+  for i, part in ipairs(parts) do parts[i] = redis.sha1hex(part) end
+  table.sort(parts)
+end
+local function meaning(key)
+  local kind, parts, size = call('TYPE', key).ok, {}, 0
+  if kind == 'list' then
+    parts = call('LRANGE', key, 0, -1)
+    for i, item in ipairs(parts) do size = size + #item parts[i] = #item .. ':' .. item end
+  elseif kind == 'set' then
+    parts = call('SMEMBERS', key)
+    for _, member in ipairs(parts) do size = size + #member end
+    put_in_order(parts)
+  elseif kind == 'zset' then
+    local flat = call('ZRANGE', key, 0, -1, 'WITHSCORES')
+    for i = 1, #flat, 2 do
+      size = size + #flat[i]
+      parts[#parts + 1] = string.format('%.17g:%d:', tonumber(flat[i + 1]), #flat[i]) .. flat[i]
+    end
+  elseif kind == 'hash' then
+    local flat = call('HGETALL', key)
+    for i = 1, #flat, 2 do
+      size = size + #flat[i] + #flat[i + 1]
+      parts[#parts + 1] = #flat[i] .. ':' .. flat[i] .. flat[i + 1]
+    end
+    if HPEXPIRETIME then
+      for start = 1, #parts, 1000 do
+        local names = {}
+        for i = start, math.min(start + 999, #parts) do names[#names + 1] = flat[2 * i - 1] end
+        for i, at in ipairs(call('HPEXPIRETIME', key, 'FIELDS', #names, unpack(names))) do
+          if at >= 0 then parts[start + i - 1] = string.format('%.0f@', at) .. parts[start + i - 1] end
+        end
+      end
+    end
+    put_in_order(parts)
+  else
+    return nil
+  end
+  return redis.sha1hex(kind .. ' ' .. table.concat(parts)), size
+end
 local function take(key)
   if full then left[#left + 1] = key return end
   if what == 'exists' then
@@ -68,16 +111,22 @@ local function take(key)
     if strings then size = call('STRLEN', key) else size = call('MEMORY', 'USAGE', key, 'SAMPLES', 5) end
     if size and size > big then bigs[#bigs + 1] = key return end
   end
-  local payload = call('DUMP', key)
-  if not payload then return end
+  local payload, size
+  if what == 'meaning' then payload, size = meaning(key) end
+  if not payload then
+    payload = call('DUMP', key)
+    if not payload then return end
+    size = #payload
+    if what ~= 'dump' then payload = redis.sha1hex(string.sub(payload, 1, -11)) end
+  end
   local at = volatile and expiry(key) or -1
   if at > 9007199254740991 then bigs[#bigs + 1] = key return end
   n = n + 1
   out[2 * n - 1] = key
-  if what == 'digest' then out[2 * n] = redis.sha1hex(string.sub(payload, 1, -11)) else out[2 * n] = payload end
-  bytes = bytes + #payload + #key
+  out[2 * n] = payload
+  bytes = bytes + size + #key
   if at >= 0 then ttls[#ttls + 1] = n ttls[#ttls + 1] = string.format('%.0f', at) end
-  if bytes >= limit or (n % 16 == 0 or #payload > 4096) and clock() - began > budget then full = true end
+  if bytes >= limit or (n % 16 == 0 or size > 4096) and clock() - began > budget then full = true end
 end
 for i = 9, #ARGV do take(ARGV[i]) end
 while cursor ~= '' and not full do
@@ -138,7 +187,8 @@ class Reader:
         modern = self.server.version >= (7, 0)
         self._script = (
             ("#!lua flags=no-writes\n" if modern else "")
-            + "local PEXPIRETIME = %s\n" % ("true" if modern else "false")
+            + "local PEXPIRETIME, HPEXPIRETIME = %s, %s\n"
+            % ("true" if modern else "false", "true" if self.server.has("HPEXPIRETIME") else "false")
             + _BODY
         )
         try:
@@ -286,7 +336,7 @@ class Reader:
             return False
         for name, payload, ttl in zip(names, values[::2], ends):
             if payload is not None and ttl != -2:
-                value = hashlib.sha1(payload[:-10]).hexdigest().encode() if self.what == "digest" else payload
+                value = payload if self.what == "dump" else hashlib.sha1(payload[:-10]).hexdigest().encode()
                 result.keys.append((name, value, 0 if ttl < 0 else ttl if modern else at + ttl))
         return True
 
