@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # ansible-test for this checkout: tools/ansible-test.sh sanity [arguments]
-# It insists on a real path .../ansible_collections/njoy/untangle, so tracked and new files are copied into such a tree.
+# It insists on a real path .../ansible_collections/njoy/untangle, so tracked and new files are copied into such a tree:
+# those of the tarball and the unit tests. The rest (demo, tools, the other tests) is no part of a collection.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 checkout=$PWD
@@ -11,7 +12,8 @@ tree=$work/ansible_collections/njoy/untangle
 mkdir -p "$tree"
 [ -d "$tree/.git" ] || git init -q "$tree"
 ( cd "$tree" && git ls-files -z | xargs -0 -r rm -f )
-git ls-files -z --cached --others --exclude-standard \
+git ls-files -z --cached --others --exclude-standard -- \
+    galaxy.yml README.md CHANGELOG.md COPYING docs examples meta playbooks plugins roles tests/config.yml tests/sanity tests/unit \
     | while IFS= read -r -d '' file; do [ ! -e "$file" ] || printf '%s\0' "$file"; done \
     | tar -c --null -T - | tar -x -C "$tree"
 ( cd "$tree" && git add -A )
