@@ -138,9 +138,8 @@ class Site:
     def client(self, name: str, kind: str = "admin", **options: Any) -> redis.Redis:
         port = next(one["port"] for one in self.purposes if one["name"] == name)
         user = {"admin": "untangle", "health": "health", "app": name}[kind]
-        return redis.Redis(
-            port=port, username=user, password=self.password(name, kind), decode_responses=True, protocol=2, **options
-        )
+        login = {"username": user, "password": self.password(name, kind)}
+        return redis.Redis("127.0.0.1", port, decode_responses=True, protocol=2, **login, **options)
 
     def run_ids(self, **options: Any) -> dict[str, str]:
         found = {}
@@ -185,7 +184,7 @@ def left_of(site: Site) -> dict[str, Any]:
     """Everything of an installation that is on this machine."""
     names = f"untangle-({site.queue}|{site.cache})"
     return {
-        "files": [str(path) for path in site.dir.parent.rglob("*") if path.is_file()],
+        "files": [str(path) for path in site.dir.parent.rglob("*")],
         "processes": pids_below(site.dir),
         "containers": [n for n in docker("ps", "-a", "--format", "{{.Names}}").split() if re.match(names, n)],
         "volumes": [n for n in docker("volume", "ls", "-q").split() if re.match(names, n)],
@@ -244,7 +243,7 @@ def check_running(site: Site, **options: Any) -> None:
                 app.execute_command("SELECT", "1")
         with site.client(name, "health", **options) as health:
             assert health.ping() and refuses(health, "GET", "k")
-        with pytest.raises(redis.AuthenticationError), redis.Redis(port=one["port"], **options) as nobody:
+        with pytest.raises(redis.AuthenticationError), redis.Redis("127.0.0.1", one["port"], **options) as nobody:
             nobody.ping()
     assert stat.S_IMODE(site.secrets_dir.stat().st_mode) == 0o700
     for path in site.secrets_dir.iterdir():
@@ -255,6 +254,7 @@ def check_running(site: Site, **options: Any) -> None:
 def check_story(site: Site, **options: Any) -> None:
     """Check mode, the real thing, again, a change, and away: the same for both backends."""
     before = left_of(site)
+    assert not before["files"]
     out = site.play("--check")
     assert left_of(site) == before, "check mode changed something"
     assert not site.dir.parent.exists()
@@ -365,8 +365,8 @@ def test_compose(site: Any) -> None:
     assert limits["Memory"] == 2 * (64 << 20) + (128 << 20)
     assert one["Config"]["User"] == "999:999" and one["State"]["Health"]["Status"] == "healthy"
     assert {(p["HostIp"]) for ports in limits["PortBindings"].values() for p in ports} == {"127.0.0.1"}
-    top = docker("top", f"untangle-{here.queue}", "-o", "uid")
-    assert top.split()[1:] == ["999"]
+    top = docker("top", f"untangle-{here.queue}", "-o", "pid,uid")
+    assert top.split()[-1] == "999"
     assert not [
         n for n in docker("volume", "ls", "-q").split() if re.fullmatch("[0-9a-f]{64}", n) and n in json.dumps(one)
     ]
@@ -424,9 +424,69 @@ def test_ordinary_user_and_what_is_refused(site: Any) -> None:
         ]
         out = here.play(ok=False, redis_instances_backend="compose")
     assert f"purpose {here.queue}: it runs here already with backend host" in out
-    assert f"purpose other: port {busy.port} on 127.0.0.1 is in use by redis-server" in out
+    assert f"purpose other: port {busy.port} on 127.0.0.1 is in use" in out
     assert "purpose far: address 192.0.2.7 is not an address of this host" in out
     assert here.files() == files
+
+
+SYSTEMD = """
+FROM njoy/managed-host
+RUN apt-get update && apt-get install -y --no-install-recommends systemd systemd-sysv redis-server \\
+ && systemctl mask redis-server
+ENTRYPOINT []
+CMD ["/sbin/init"]
+"""
+
+
+@slow
+@needs_docker
+def test_systemd(site: Any) -> None:
+    """Where systemd is PID 1 an instance is a unit: started, started again for a change, watched over, and taken away."""
+    built = subprocess.run(
+        ["docker", "build", "-q", "-t", "untangle-test-systemd", "-"],
+        input=SYSTEMD,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    here = site("host", redis_instances_dir="")
+    here.purposes.pop()
+    here.purposes[0]["address"] = "127.0.0.1"
+    machine, unit = here.top.name, f"untangle-{here.queue}"
+    here.inventory = f"here ansible_connection=community.docker.docker ansible_host={machine} ansible_python_interpreter=/usr/bin/python3"
+
+    def there(*words: str) -> str:
+        return docker("exec", machine, *words).strip()
+
+    def run_id() -> str:
+        text = there(f"/var/lib/untangle/instances/{here.queue}/instance", "admin", "INFO", "server")
+        return re.search(r"run_id:(\w+)", text).group(1)  # type: ignore[union-attr]
+
+    docker("run", "-d", "--name", machine, "--cap-add=SYS_ADMIN", "--security-opt=seccomp=unconfined",
+           "--security-opt=apparmor=unconfined", "--tmpfs=/run", "--tmpfs=/run/lock",
+           "--volume=/sys/fs/cgroup/systemd:/sys/fs/cgroup/systemd:rw", "untangle-test-systemd")  # fmt: skip
+    try:
+        if not eventually(lambda: there("systemctl", "is-system-running") in ("running", "degraded", "starting")):
+            pytest.skip("systemd does not start in a container here")
+        here.play()
+        assert there("systemctl", "is-active", unit) == "active" and there("systemctl", "is-enabled", unit) == "enabled"
+        assert there("ps", "-o", "user=", "-C", "redis-server") == "redis"
+        first = run_id()
+        here.play()
+        assert here.changed == 0 and run_id() == first
+        here.purposes[0]["settings"] = {"hz": 20}
+        here.play()
+        second = run_id()
+        assert second != first
+        there("pkill", "-9", "redis-server")
+        assert eventually(lambda: run_id() != second)
+        out = here.play(redis_instances_state="absent")
+        assert f"/etc/systemd/system/{unit}.service" in out
+        assert unit not in there("systemctl", "list-units", "--all") and not there("pidof", "redis-server")
+        assert there("find", "/var/lib/untangle", "/etc/systemd/system", "-name", f"*{here.queue}*") == ""
+    finally:
+        docker("rm", "-fv", machine)
 
 
 def certificate(where: Path) -> None:
