@@ -20,7 +20,7 @@ from ..errors import UntangleError
 from .server import Server
 
 # ARGV: cursor ("" = only the keys named), keys per SCAN, bytes per page, microseconds per page, big_key_bytes, pattern,
-# database, what (dump | digest | meaning | exists), then key names, which come before the scan.
+# database, what (dump | digest | meaning | exists), keys per page at most, then key names, which come before the scan.
 #
 # Order matters for speed: one reply item per key and value, expiry only for keys that have one, and no expiry is asked at
 # all while the database has none (INFO keyspace, asked in the same script, so it cannot change in between).
@@ -30,12 +30,20 @@ from .server import Server
 # A digest is that of the serialised bytes; "meaning" is one that does not depend on encoding or on the order in which this
 # server happens to keep fields and members (it differs from server to server, by a secret of each). What has an order of its
 # own is put together in it, the rest by the digests of its parts: Lua's comparison of names would follow the server's locale.
+# From 7.2 on TIME stands still inside a script: where there is os.clock, that one runs; where there is neither, the number of
+# keys in a page follows the time that the page before took, as seen from outside (the script's TIME and one right behind it).
 # Lua's numbers are doubles: an expiry beyond 2^53 (somebody's "never") is not exact in them, and goes as a big key does.
 _BODY = r"""
 local cursor, count, limit, budget, big = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local pattern, database, what = ARGV[6], ARGV[7], ARGV[8]
+local pattern, database, what, most = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
 local call = redis.call
-local function clock() local now = call('TIME') return now[1] * 1000000 + now[2] end
+local time = call('TIME')
+local cpu = pcall(function() return os.clock() end)
+local function clock()
+  if cpu then return os.clock() * 1000000 end
+  local now = call('TIME')
+  return now[1] * 1000000 + now[2]
+end
 local began = clock()
 local out, ttls, left, bigs, n, bytes = {}, {}, {}, {}, 0, 0
 local volatile = string.match(call('INFO', 'keyspace'), 'db' .. database .. ':keys=%d+,expires=(%d+)')
@@ -126,9 +134,9 @@ local function take(key)
   out[2 * n] = payload
   bytes = bytes + size + #key
   if at >= 0 then ttls[#ttls + 1] = n ttls[#ttls + 1] = string.format('%.0f', at) end
-  if bytes >= limit or (n % 16 == 0 or size > 4096) and clock() - began > budget then full = true end
+  if bytes >= limit or n >= most or (n % 16 == 0 or size > 4096) and clock() - began > budget then full = true end
 end
-for i = 9, #ARGV do take(ARGV[i]) end
+for i = 10, #ARGV do take(ARGV[i]) end
 while cursor ~= '' and not full do
   local page = scan()
   strings = big > 0 and what ~= 'exists' and same(page[2], scan('TYPE', 'string')[2])
@@ -138,7 +146,7 @@ while cursor ~= '' and not full do
   if clock() - began > budget then full = true end
 end
 local offset = string.match(call('INFO', 'replication'), 'master_repl_offset:(%d+)') or '0'
-return {cursor, offset, clock() - began, out, ttls, left, bigs}
+return {cursor, offset, time[1] * 1000000 + time[2], out, ttls, left, bigs, cpu and 1 or 0}
 """
 
 
@@ -180,10 +188,12 @@ class Reader:
         self.left: list[bytes] = []
         self._asked: list[bytes] = []
         self.slowest_us = 0
+        self._most = 100000.0 if self._clocked else 500.0
 
     def _load(self) -> str | None:
         import redis
 
+        self._clocked = True
         modern = self.server.version >= (7, 0)
         self._script = (
             ("#!lua flags=no-writes\n" if modern else "")
@@ -193,9 +203,12 @@ class Reader:
         )
         try:
             sha = t.cast(bytes, self.server.client.execute_command("SCRIPT", "LOAD", self._script))
-            self.server.client.execute_command("EVALSHA", sha, 0, "", 1, 1, 1, 0, "", self.server.database, "exists")
+            trial = self.server.client.execute_command(
+                "EVALSHA", sha, 0, "", 1, 1, 1, 0, "", self.server.database, "exists", 1
+            )
         except redis.RedisError:
             return None
+        self._clocked = self.server.version < (7, 2) or bool(trial[-1])
         return sha.decode() if isinstance(sha, bytes) else str(sha)
 
     @property
@@ -214,9 +227,13 @@ class Reader:
         cursor = "" if self._named or self.cursor is None else self.cursor
         self._question = (
             cursor, limits.scan_count, limits.page_bytes, budget, limits.big_key_bytes,
-            self.match, self.server.database, self.what, *self._asked,
+            self.match, self.server.database, self.what, int(self._most), *self._asked,
         )  # fmt: skip
-        self.wire.send_command("EVALSHA", self.sha, 0, *self._question)
+        self._send("EVALSHA", self.sha)
+
+    def _send(self, command: str, script: str) -> None:
+        question = (command, script, 0, *self._question)
+        self.wire.send_packed_command(self.wire.pack_commands([question, ("TIME",)]))
 
     def answer(self) -> Page:
         import redis
@@ -228,9 +245,12 @@ class Reader:
                 reply = self.wire.read_response(disable_decoding=True)
             except redis.exceptions.NoScriptError:
                 # Somebody has flushed the scripts meanwhile.
-                self.wire.send_command("EVAL", self._script, 0, *self._question)
+                self.wire.read_response()
+                self._send("EVAL", self._script)
                 reply = self.wire.read_response(disable_decoding=True)
-            cursor, offset, micros, out, ttls, left, big = reply
+            cursor, offset, began, out, ttls, left, big, _cpu = reply
+            seconds, micros = self.wire.read_response(disable_decoding=True)
+            micros = int(seconds) * 1000000 + int(micros) - began
         except (redis.RedisError, OSError) as exc:
             raise UntangleError(connection.explain(exc, self.server.options, self.server.variable)) from exc
         if self._named:
@@ -238,6 +258,10 @@ class Reader:
         else:
             self.cursor, self.left = (cursor.decode() or None), left
         self.slowest_us = max(self.slowest_us, micros)
+        if not self._clocked:
+            # At most twice as many and at least a quarter of what this page was allowed, by how it kept its time.
+            self._most *= max(0.25, min(2.0, self.limits.max_latency_ms * 500 / max(micros, 1)))
+            self._most = max(16.0, min(100000.0, self._most))
         if self.what == "exists":
             return Page([(key, b"", 0) for key in out], big, int(offset), micros)
         expiry = dict(zip(ttls[::2], ttls[1::2])) if ttls else {}
