@@ -14,6 +14,7 @@ import typing as t
 
 INSTANCES = "redis_split_hosts"
 APPS = "redis_split_app_hosts"
+PREFIX = "redis_split_"
 
 
 def refusals(
@@ -87,7 +88,11 @@ def _names(
     for names in defined.values():
         strange.update(dict.fromkeys(sorted(set(names) - set(known))))
     for name in strange:
-        near = difflib.get_close_matches(name, list(known), 1)
+        # the prefix is in all of them and would make anything look alike
+        near = [
+            PREFIX + one
+            for one in difflib.get_close_matches(name[len(PREFIX) :], [one[len(PREFIX) :] for one in known], 1)
+        ]
         found.append(
             "There is no variable %s. %s"
             % (name, "Is it %s?" % near[0] if near else "Known are %s." % ", ".join(sorted(known)))

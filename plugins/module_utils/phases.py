@@ -181,7 +181,8 @@ def routes(plan: Plan, passwords: t.Mapping[str, str], only: t.Collection[str] |
 def source_problems(plan: Plan, facts: Facts, states: t.Mapping[str, Facts] | None = None) -> dict[str, list[str]]:
     """What redis_keyspace_info says against a plan: ``refuse`` and ``warn``, sentences."""
     by_number = {int(one["database"]): one for one in facts["databases"]}
-    refuse, warn = [], []
+    refuse: list[str] = []
+    warn: list[str] = []
     for one in plan["purposes"]:
         found = by_number.get(one["database"]) or {}
         if found.get("exists") is False:
@@ -224,7 +225,8 @@ def memory_problems(
     if not here or not total:
         return {"refuse": [], "warn": []}
     used = total - (kib.get("MemAvailable", kib.get("MemFree", 0)) << 10)
-    refuse, warn = [], []
+    refuse: list[str] = []
+    warn: list[str] = []
     coming = sum(_to_come(one, facts, states.get(one["name"]) or {}) for one in here)
     needed = used + coming + coming // 4
     if coming and needed > total:

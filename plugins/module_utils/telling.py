@@ -100,11 +100,20 @@ _DOES = {
     "provision": ("starts the new instances", "start the new instances"),
     "sync": ("copies the databases", "copy the databases"),
     "verify": ("compares both sides", "compare both sides"),
-    "cutover": ("makes the instances serve and points the applications at them", "make the instances serve and point the applications at them"),
+    "cutover": (
+        "makes the instances serve and points the applications at them",
+        "make the instances serve and point the applications at them",
+    ),
     "watch": ("judges how they do", "judge how they do"),
-    "rollback": ("brings everything back to the shared server and points the applications there", "bring everything back to the shared server and point the applications there"),
+    "rollback": (
+        "brings everything back to the shared server and points the applications there",
+        "bring everything back to the shared server and point the applications there",
+    ),
     "retire": ("backs old databases up and empties them", "back old databases up and empty them"),
-    "remove": ("takes the instances and everything else of this split away", "take the instances and everything else of this split away"),
+    "remove": (
+        "takes the instances and everything else of this split away",
+        "take the instances and everything else of this split away",
+    ),
     "status": ("shows how the split stands", "show how the split stands"),
 }
 

@@ -1,0 +1,278 @@
+# Copyright (c) 2026, the njoy.untangle authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A shared server, an application on two hosts and an inventory: what the tests of the playbooks work on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import dataset
+import redis
+
+import servers
+
+ROOT = Path(__file__).resolve().parents[2]
+COLLECTIONS = ROOT / ".venv" / "collections"
+VERSION = "redis-7.0"
+SOURCE_SECRET = "s0urce s3cret/%"
+OLD = "redis://:{}@127.0.0.1:{}/{}"
+PROFILES = {"sessions": (0, "sessions"), "pipeline": (5, "queue"), "cache": (10, "cache")}
+
+
+def core(version: str | None = None) -> Path | None:
+    """ansible-playbook of the running environment, or of another ansible-core that `make units-matrix` has laid down."""
+    path = Path(sys.executable).parent if version is None else ROOT / ".cache" / f"venv-core-{version}" / "bin"
+    found = path / "ansible-playbook"
+    return found if found.exists() else None
+
+
+class Run:
+    """One run of a playbook that has ended."""
+
+    def __init__(self, code: int, output: str):
+        self.code = code
+        self.output = output
+        self.changed = sum(int(n) for n in re.findall(r"ok=\d+ +changed=(\d+)", output))
+
+    def says(self, *texts: str) -> bool:
+        flat = self.output.replace("\\n", " ")
+        for text in texts:
+            assert text in flat, f"{text!r} is not in:\n{self.output[-5000:]}"
+        return True
+
+
+class Site:
+    """`site.play("cutover")` runs a phase as a user does, by its FQCN, and returns what came of it."""
+
+    def __init__(self, *apps: str, **variables: Any):
+        self.apps = apps or ("web1",)
+        # not below pytest's directories: those let nobody through but their owner
+        self.top = Path(tempfile.mkdtemp(prefix="ut-play-", dir="/tmp"))
+        self.top.chmod(0o711)
+        self.source = servers.Server(VERSION, requirepass=f'"{SOURCE_SECRET}"')
+        self.source.config["requirepass"] = f'"{SOURCE_SECRET}"'
+        self.source.start()
+        # names of its own: containers and units of two sites must not meet
+        tag = self.top.name[-6:].lower().replace("_", "x")
+        self.names = {kind: f"{kind}_{tag}" for kind in PROFILES}
+        self.ports = {kind: servers.free_port() for kind in PROFILES}
+        self.state = self.top / "state"
+        self.log = self.top / "restarts"
+        self.files = {name: self.top / f"{name}.env" for name in self.apps}
+        self.inventory = self.top / "inventory.ini"
+        self.output = ""
+        self.cmdlines: set[str] = set()
+        for file in self.files.values():
+            file.write_text(
+                "# the shop\nDEBUG=0\n"
+                f"CACHE_URL={OLD.format('x', self.source.port, 10)}\nSESSION_URL={OLD.format('x', self.source.port, 0)}\n"
+                f"QUEUE_HOST=127.0.0.1\nQUEUE_PORT={self.source.port}\n"
+            )
+        self.before = {name: file.read_text() for name, file in self.files.items()}
+        self.write_inventory()
+        self.variables: dict[str, Any] = {
+            "redis_split_source": {"host": "127.0.0.1", "port": self.source.port, "password": SOURCE_SECRET},
+            "redis_split_purposes": [
+                {
+                    "name": self.names[kind],
+                    "database": number,
+                    "port": self.ports[kind],
+                    "profile": profile,
+                    "maxmemory": "64mb",
+                }
+                for kind, (number, profile) in PROFILES.items()
+            ],
+            "redis_split_apps": [
+                {
+                    "name": name,
+                    "hosts": [name],
+                    "files": [
+                        {
+                            "path": str(file),
+                            "set": {
+                                "CACHE_URL": self.names["cache"],
+                                "SESSION_URL": self.names["sessions"],
+                                "QUEUE_HOST": self.names["pipeline"] + ".host",
+                                "QUEUE_PORT": self.names["pipeline"] + ".port",
+                            },
+                        }
+                    ],
+                    "restart": f"echo {name} >> {self.log}",
+                }
+                for name, file in self.files.items()
+            ],
+            "redis_split_backend": "host",
+            "redis_split_state_dir": str(self.state),
+            "redis_split_memory_check": "warn",
+            "redis_split_become": False,
+            **variables,
+        }
+
+    def write_inventory(self, **groups: list[str]) -> None:
+        groups = {"redis_split_hosts": ["redis1"], "redis_split_app_hosts": list(self.apps), **groups}
+        lines = ["[all:vars]", "ansible_connection=local", "ansible_python_interpreter=/usr/bin/python3"]
+        for name, hosts in groups.items():
+            lines += [f"[{name}]", *hosts]
+        self.inventory.write_text("\n".join(lines) + "\n")
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+
+    def admin(self, database: int = 0) -> redis.Redis:
+        """The shared server as a user who may always write: the fence is for the users of applications."""
+        client = self.source.client(database, username="default", password=SOURCE_SECRET)
+        secret = self.state / "secrets" / "source.engine"
+        if secret.exists() and any(line.startswith("user untangle ") for line in client.acl_list()):
+            return self.source.client(database, username="untangle", password=secret.read_text())
+        return client
+
+    def instance(self, kind: str, user: str = "untangle") -> redis.Redis:
+        """An instance as the engine, or as its application (user ``app``)."""
+        name = self.names[kind]
+        password = (self.state / "secrets" / f"{name}.{'admin' if user == 'untangle' else 'app'}").read_text()
+        return redis.Redis(port=self.ports[kind], username=user if user == "untangle" else name, password=password)
+
+    def fill(self) -> None:
+        now = int(time.time() * 1000)
+        for name, (database, _profile) in PROFILES.items():
+            client = self.source.client(database, username="default", password=SOURCE_SECRET)
+            dataset.fill(client, VERSION, now)
+            client.set("purpose", name)
+
+    def source_data(self) -> dict[str, Any]:
+        return {name: dataset.read(self.admin(database), VERSION) for name, (database, _p) in PROFILES.items()}
+
+    def target_data(self) -> dict[str, Any]:
+        return {name: dataset.read(self.instance(name), VERSION) for name in PROFILES}
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    def play(
+        self,
+        phase: str,
+        *words: str,
+        ok: bool | None = True,
+        version: str | None = None,
+        until: str | None = None,
+        how: signal.Signals | None = None,
+        environment: dict[str, str] | None = None,
+        variables: dict[str, Any] | None = None,
+    ) -> Run:
+        """Run a phase. With `until`, send `how` to it as soon as its output holds that text; `ok` None: any end will do."""
+        file = self.top / "vars.json"
+        file.write_text(json.dumps(self.variables if variables is None else variables))
+        command = [str(core(version)), "-i", str(self.inventory), f"njoy.untangle.{phase}", "-e", f"@{file}", *words]
+        env = {
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_PIPELINING": "1",
+            "ANSIBLE_HOME": str(self.top / "ansible"),
+            "ANSIBLE_LOCALHOST_WARNING": "false",
+            "ANSIBLE_DEPRECATION_WARNINGS": "false",
+            "PYTHONUNBUFFERED": "1",
+            **(environment or {}),
+        }
+        env.pop("ANSIBLE_CONFIG", None)
+        process = subprocess.Popen(
+            command,
+            cwd=self.top,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # a group of its own: a terminal's interrupt goes to all of it
+            start_new_session=True,
+        )
+        done = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(done,), daemon=True)
+        watcher.start()
+        lines = []
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if until is not None and until in line:
+                until = None
+                os.killpg(process.pid, how or signal.SIGKILL)
+        code = process.wait()
+        done.set()
+        watcher.join()
+        assert until is None, f"{until!r} never came:\n" + "".join(lines)[-4000:]
+        found = Run(code, "".join(lines))
+        self.output += found.output
+        if ok is not None:
+            assert (code == 0) == ok, found.output[-8000:]
+        return found
+
+    def _watch(self, done: threading.Event) -> None:
+        """Note the command lines of all processes that start meanwhile."""
+        there = set(os.listdir("/proc"))
+        while not done.wait(0.02):
+            for name in os.listdir("/proc"):
+                if name.isdigit() and name not in there:
+                    with contextlib.suppress(OSError):
+                        self.cmdlines.add(Path("/proc", name, "cmdline").read_bytes().decode(errors="replace"))
+
+    def states(self) -> set[str]:
+        return {one["state"] for one in json.loads((self.state / "split.json").read_text())["purposes"].values()}
+
+    def restarts(self) -> list[str]:
+        return self.log.read_text().split() if self.log.exists() else []
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that a run in check mode must leave as it is."""
+        client = self.source.client(0, username="default", password=SOURCE_SECRET)
+        config = client.config_get("*")
+        ours = [str(self.top)]
+        processes = []
+        for name in os.listdir("/proc"):
+            with contextlib.suppress(OSError):
+                command = Path("/proc", name, "cmdline").read_bytes().decode(errors="replace") if name.isdigit() else ""
+                if any(place in command for place in ours):
+                    processes.append(command)
+        files = {
+            str(path): path.read_bytes() if path.is_file() else None
+            for path in sorted(self.top.rglob("*"))
+            if self.top / "ansible" not in [path, *path.parents] and path.name != "vars.json"
+        }
+        tag = self.names["cache"].rpartition("_")[2]
+        docker = ["docker", "ps", "--all", "--quiet", "--filter", f"name={tag}"]
+        containers = (
+            subprocess.run(docker, capture_output=True, text=True, check=False).stdout if shutil.which("docker") else ""
+        )
+        return {
+            "files": files,
+            "processes": sorted(processes),
+            "containers": sorted(containers.split()),
+            "acl": client.acl_list(),
+            "config": config,
+            "keys": self.source_data(),
+        }
+
+    def secrets(self) -> dict[str, str]:
+        """Every secret of this site by where it is kept."""
+        found = {"the source's": SOURCE_SECRET}
+        for path in sorted((self.state / "secrets").iterdir()):
+            found[path.name] = path.read_text()
+        return found
+
+    def close(self) -> None:
+        for name in self.names.values():
+            program = self.state / "instances" / name / "instance"
+            if program.exists():
+                subprocess.run([str(program), "stop"], capture_output=True, check=False)
+        self.source.close()
+        shutil.rmtree(self.top, ignore_errors=True)
