@@ -100,7 +100,8 @@ def test_ordinary_values_do_not_spoil_the_result(run, env):
     done = run(path=str(env), set={"A": "0", "B": "env", "C": env.parent.name}, backup=True)
     assert done["path"] == str(env)
     assert done["backup_file"] == str(env) + ".before-untangle"
-    assert done["invocation"]["module_args"]["set"] == dict.fromkeys("ABC", "********")
+    if "invocation" in done:  # from ansible-core 2.21 on only when asked for
+        assert done["invocation"]["module_args"]["set"] == dict.fromkeys("ABC", "********")
 
 
 def test_the_diff_names_the_line(run, env):
