@@ -92,6 +92,9 @@ def _streams(put: Any) -> None:
     put("XGROUP", "CREATE", "stream:never", "g", "$", "MKSTREAM")
     put("XGROUP", "CREATE", "stream:bare", "g", "$", "MKSTREAM")
     put("XGROUP", "DESTROY", "stream:bare", "g")
+    put("XADD", "stream:one", "1-0", "a", 1)
+    put("XGROUP", "CREATE", "stream:one", "g", "0")
+    put("XREADGROUP", "GROUP", "g", "c", "STREAMS", "stream:one", ">")
     put("XADD", "stream:last", "1-18446744073709551615", "a", 1, "a", 2)
 
 
