@@ -183,6 +183,7 @@ class Reader:
         self.what = what
         self.match = match or ""
         self.wire = server.wire()
+        self._clocked = True
         self.sha = self._load()
         self.cursor: str | None = "0"
         self.left: list[bytes] = []
@@ -193,7 +194,6 @@ class Reader:
     def _load(self) -> str | None:
         import redis
 
-        self._clocked = True
         modern = self.server.version >= (7, 0)
         self._script = (
             ("#!lua flags=no-writes\n" if modern else "")
