@@ -24,7 +24,7 @@ import redis
 
 import servers
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 COLLECTIONS = ROOT / ".venv" / "collections"
 VERSION = "redis-7.0"
 SOURCE_SECRET = "s0urce s3cret/%"
