@@ -258,10 +258,14 @@ def lift(server: Server, users: t.Sequence[str] | None = None) -> list[str]:
     rules = {line.split()[1]: line.split()[2:] for line in _acl_list(server)}
     held = set[str]().union(*moved(server).values())
     lifted = [u for u in fenced(server) if (users is None or u in users) and u not in held]
+    # Not `reset`: on 7.0 that sets a flag which no rule can take away again.
+    away = ["resetpass", "resetkeys", "nocommands"]
+    away += ["resetchannels"] if server.version >= (6, 2) else []
+    away += ["clearselectors"] if server.version >= (7, 0) else []
     commands: list[tuple[t.Any, ...]] = [("MULTI",)]
     for user in lifted:
-        kept = [w for w in rules[user + BEFORE_FENCE] if w not in ("on", "off")]
-        commands.append(("ACL", "SETUSER", user, "reset", *kept, "on"))
+        kept = [w for w in rules[user + BEFORE_FENCE] if w not in ("on", "off", "sanitize-payload")]
+        commands.append(("ACL", "SETUSER", user, *away, *kept, "on"))
         commands.append(("ACL", "DELUSER", user + BEFORE_FENCE))
     if lifted:
         server.batch([*commands, ("EXEC",)])
