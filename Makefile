@@ -38,7 +38,7 @@ demo-clean: ## take away what the demo made
 # -- test it -----------------------------------------------------------------------------------------------------------
 
 .PHONY: test unit lint integration faults units-matrix sanity molecule build bench testbed setup-dev clean
-test: lint unit units-matrix build sanity integration molecule ## everything below, as .ci/run runs it
+test: lint unit units-matrix build sanity integration $(if $(wildcard tests/faults),faults) molecule ## everything below, as .ci/run runs it
 
 setup-dev: $(DEV) ## add the test tools to .venv
 

@@ -8,14 +8,17 @@ checkout=$PWD
 work=$checkout/.cache/ansible-test
 tree=$work/ansible_collections/njoy/untangle
 
-# ansible-test lists files with git: the copy is a repository of its own
-mkdir -p "$tree"
-[ -d "$tree/.git" ] || git init -q "$tree"
-( cd "$tree" && git ls-files -z | xargs -0 -r rm -f )
+# all anew, but for ansible-test's own venv
+mkdir -p "$tree/tests"
+find "$tree" -mindepth 1 -maxdepth 1 ! -name tests -exec rm -rf {} +
+find "$tree/tests" -mindepth 1 -maxdepth 1 ! -name output -exec rm -rf {} +
 git ls-files -z --cached --others --exclude-standard -- \
     galaxy.yml README.md CHANGELOG.md COPYING docs examples meta playbooks plugins roles tests/config.yml tests/sanity tests/unit \
     | while IFS= read -r -d '' file; do [ ! -e "$file" ] || printf '%s\0' "$file"; done \
     | tar -c --null -T - | tar -x -C "$tree"
+# ansible-test lists files with git: the copy is a repository of its own
+git init -q "$tree"
+printf '/tests/output\n__pycache__\n' > "$tree/.git/info/exclude"
 ( cd "$tree" && git add -A )
 ln -sfn "$checkout/.venv/collections/ansible_collections/community" "$work/ansible_collections/community"
 
