@@ -182,7 +182,7 @@ def test_one_run_splits(finished: Story) -> None:
     run.says("keys compared, no difference", f"{site.state}/report.html on redis1")
     assert site.names["cache"] in (site.state / "report.html").read_text()
     # the old side takes no more writes
-    with pytest.raises(redis.NoPermissionError):
+    with pytest.raises(redis.exceptions.NoPermissionError):
         site.source.client(10, username="default", password=SOURCE_SECRET).set("late", "1")
 
 
