@@ -127,7 +127,9 @@ def read(client: redis.Redis, version: str = "redis-7.0", delivery: bool = True)
             fields: list[int] = []
             if kind == "zset":
                 # scores bit for bit: -0 is not 0
-                value = sorted((member, struct.pack(">d", float(score))) for member, score in zip(value[::2], value[1::2]))
+                value = sorted(
+                    (member, struct.pack(">d", float(score))) for member, score in zip(value[::2], value[1::2])
+                )
             elif kind == "set":
                 value = set(value)
             elif kind == "hash":

@@ -3,11 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A source, its targets and the engine between them, for tests that drive the engine itself.
 
-    from rig import split  # a fixture
+from rig import split  # a fixture
 
-    def test_it(split):
-        rig = split("redis-8.0")
-        rig.copied()
+def test_it(split):
+    rig = split("redis-8.0")
+    rig.copied()
 """
 
 from __future__ import annotations
@@ -135,12 +135,16 @@ class Rig:
         return Server(self.login, self.database if database is None else database)
 
     def mark(self, database: int | None = None) -> Any:
-        return engine.marks.read_target(Server(self.targets[self.database if database is None else database].connection()))
+        return engine.marks.read_target(
+            Server(self.targets[self.database if database is None else database].connection())
+        )
 
     def users(self, server: servers.Server | None = None) -> list[str]:
         """ACL LIST without the engine's own user."""
         with contextlib.closing(redis.Redis(unix_socket_path=(server or self.source).unix_socket)) as client:
-            lines = [line.decode() if isinstance(line, bytes) else line for line in client.execute_command("ACL", "LIST")]
+            lines = [
+                line.decode() if isinstance(line, bytes) else line for line in client.execute_command("ACL", "LIST")
+            ]
         return [line for line in lines if line.split()[1] != engine.marks.OWN_USER]
 
     def memory(self, database: int | None = None) -> tuple[str, str]:

@@ -15,17 +15,20 @@ import time
 import dataset
 import pytest
 import redis
+import rig as rigs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rig import busy, killed, killed_after
+
 import servers
 from ansible_collections.njoy.untangle.plugins.module_utils import engine
 from ansible_collections.njoy.untangle.plugins.module_utils.engine.compare import excluded
 from ansible_collections.njoy.untangle.plugins.module_utils.engine.server import Server
 from ansible_collections.njoy.untangle.plugins.module_utils.engine.snapshot import Limits, Reader
 from ansible_collections.njoy.untangle.plugins.module_utils.errors import UntangleError
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from rig import busy, killed, killed_after, pool, split  # noqa: F401  (fixtures)
 
 pytestmark = pytest.mark.servers
+pool, split = rigs.pool, rigs.split
 main_versions = pytest.mark.parametrize("version", servers.MAIN)
 later_versions = pytest.mark.parametrize("version", [*servers.MAIN, "valkey-9.1"])
 
@@ -116,7 +119,7 @@ def test_expiry_beyond_what_lua_can_count(split, version):
         rig.old().set(at, "never")
         rig.old().pexpireat(at, at)
     rig.copied()
-    assert {int(key): rig.new().pexpiretime(key) for key in rig.new().keys()} == {
+    assert {int(key): rig.new().pexpiretime(key) for key in rig.new().scan_iter()} == {
         at: at for at in (2**53 - 1, 2**53 + 1, 2**63 - 1)
     }
     assert rig.compare().differences == 0
@@ -219,7 +222,12 @@ def test_a_source_near_its_limit_evicts_nothing(server, tmp_path, version, big):
 
     routes = engine.route.routes([{"purpose": "cache", "database": 0, "target": target.connection()}])
     facts = engine.copy.copied(
-        source.connection(), routes, engine.state.State(str(tmp_path)), "a test", lambda f: None, Limits(big_key_bytes=big)
+        source.connection(),
+        routes,
+        engine.state.State(str(tmp_path)),
+        "a test",
+        lambda f: None,
+        Limits(big_key_bytes=big),
     )
 
     assert facts["cache"]["keys_copied"] == target.client().dbsize() == client.dbsize() == 300
@@ -429,7 +437,7 @@ def test_killed_and_run_again(split, version):
         rig.copied(big=5000)
         if rig.compare().differences:
             # it was whole when it was killed: the changes since are for the last pass
-            assert path == "marks.write_target" and after or path == "state.State.update"
+            assert (path == "marks.write_target" and after) or path == "state.State.update"
         rig.cut_over()
 
         equal(rig, version=version, delivery=False)
@@ -561,18 +569,18 @@ def test_impossible_routes(split, server, version):
         routes = engine.route.routes([{"purpose": "p", "database": 5, "target": rig.target.connection(), **route}])
         rig.copied(routes=routes)
 
-    with pytest.raises(UntangleError, match="is the source itself. Give the purpose a port of its own"):
+    with pytest.raises(UntangleError, match=r"is the source itself\. Give the purpose a port of its own"):
         copied(target=here)
     with pytest.raises(UntangleError, match="is the source itself"):
         copied(target={**here, "host": "localhost"}, target_database=3)
-    with pytest.raises(UntangleError, match="does not have this database number"):
+    with pytest.raises(UntangleError, match=r"does not have this database number"):
         copied(database=32)
     with pytest.raises(UntangleError, match="cannot be reached"):
         copied(target={"host": "127.0.0.1", "port": servers.free_port()})
     with pytest.raises(UntangleError, match="is a Redis Cluster"):
         copied(target=server(version, cluster_enabled="yes").connection())
     replica = server(version, replicaof="127.0.0.1 %d" % rig.targets[6].port)
-    with pytest.raises(UntangleError, match="is a replica and takes no writes. Name its master"):
+    with pytest.raises(UntangleError, match=r"is a replica and takes no writes\. Name its master"):
         copied(target=replica.connection())
     for one, other, what in (
         ({"purpose": "a", "database": 5}, {"purpose": "b", "database": 5, "target": here}, "database: 5"),
@@ -625,18 +633,32 @@ COMMANDS = st.one_of(
     st.tuples(st.just("XDEL"), KEYS, IDS),
     st.tuples(st.just("XTRIM"), KEYS, st.just("MAXLEN"), st.integers(0, 3)),
     st.tuples(st.just("XSETID"), KEYS, st.sampled_from(["20-0", "30-5"])),
-    st.tuples(st.just("XGROUP"), st.just("CREATE"), KEYS, st.sampled_from("gh"), st.sampled_from(["0", "$", "1-1"]), st.just("MKSTREAM")),
+    st.tuples(
+        st.just("XGROUP"),
+        st.just("CREATE"),
+        KEYS,
+        st.sampled_from("gh"),
+        st.sampled_from(["0", "$", "1-1"]),
+        st.just("MKSTREAM"),
+    ),
     st.tuples(st.just("XGROUP"), st.just("DESTROY"), KEYS, st.sampled_from("gh")),
     st.tuples(
-        st.just("XREADGROUP"), st.just("GROUP"), st.sampled_from("gh"), st.sampled_from("cd"),
-        st.just("COUNT"), st.integers(1, 3), st.just("STREAMS"), KEYS, st.just(">"),
-    ),  # fmt: skip
+        st.just("XREADGROUP"),
+        st.just("GROUP"),
+        st.sampled_from("gh"),
+        st.sampled_from("cd"),
+        st.just("COUNT"),
+        st.integers(1, 3),
+        st.just("STREAMS"),
+        KEYS,
+        st.just(">"),
+    ),
     st.tuples(st.just("XACK"), KEYS, st.sampled_from("gh"), st.sampled_from(["0-1", "1-1", "1-2", "5-0"])),
     st.tuples(st.just("PEXPIRE"), KEYS, st.integers(10**7, 10**12)),
     st.tuples(st.just("PERSIST"), KEYS),
     st.tuples(st.just("DEL"), KEYS),
     st.tuples(st.sampled_from(["RENAME", "SUNIONSTORE", "LMOVE"]), KEYS, KEYS, st.just("LEFT"), st.just("LEFT")),
-)  # fmt: skip
+)
 
 
 def run(client, program) -> None:
@@ -653,9 +675,7 @@ def run(client, program) -> None:
 def test_any_program(split, version):
     rig = split(version)
 
-    @settings(
-        max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(COMMANDS, max_size=40), st.sampled_from([1, 150, 262144]))
     def check(program, big):
         rig.old().flushdb()

@@ -13,13 +13,16 @@ import time
 import dataset
 import pytest
 import redis
+import rig as rigs
+from rig import Rig, killed
+
 import servers
 from ansible_collections.njoy.untangle.plugins.module_utils.engine import marks
 from ansible_collections.njoy.untangle.plugins.module_utils.engine.server import Server
 from ansible_collections.njoy.untangle.plugins.module_utils.errors import UntangleError
-from rig import Rig, killed, pool, split  # noqa: F401  (fixtures)
 
 pytestmark = pytest.mark.servers
+pool, split = rigs.pool, rigs.split
 main_versions = pytest.mark.parametrize("version", servers.MAIN)
 every_version = pytest.mark.parametrize("version", servers.ALL)
 
@@ -121,10 +124,15 @@ def test_after_a_cutover_stale_data_never_comes_over(split, version):
     # nobody was fenced: a straggler writes to the old place
     rig.old().mset({"a": "stale", "e": "stale"})
     before = whole(rig)
-    for work in (rig.copied, rig.cut_over, lambda: rig.cut_over(writers_stopped=True), lambda: rig.copied(on_conflict="skip")):
+    for work in (
+        rig.copied,
+        rig.cut_over,
+        lambda: rig.cut_over(writers_stopped=True),
+        lambda: rig.copied(on_conflict="skip"),
+    ):
         assert not changed(work())
         assert whole(rig) == before
-    assert {k: rig.new().get(k) for k in rig.new().keys()} == {b"a": b"new", b"c": b"old", b"d": b"new"}
+    assert {k: rig.new().get(k) for k in rig.new().scan_iter()} == {b"a": b"new", b"c": b"old", b"d": b"new"}
 
 
 # -- three witnesses ---------------------------------------------------------------------------------------------------
@@ -197,14 +205,16 @@ def test_a_target_that_comes_back_empty_is_not_filled_with_old_data(restartable,
         assert rig.copied()["db5"] == {"state": "cut_over", "changed": False}
         assert rig.new().dbsize() == 0
         # what was written since the cutover is gone: that is for a person to decide, also after a cutover has marked it again
-        with pytest.raises(UntangleError, match=r"came back empty.*name db5 in redis_split_accept_loss. Nothing was changed"):
+        with pytest.raises(
+            UntangleError, match=r"came back empty.*name db5 in redis_split_accept_loss. Nothing was changed"
+        ):
             rig.returned()
         rig.cut_over()
         assert rig.mark()["state"] == "serving"
     rig.new().mset({"b": "since", "c": "since"})
 
     rig.returned(accept_loss=["db5"])
-    assert {k: rig.old().get(k) for k in rig.old().keys()} == {b"a": b"old", b"b": b"since", b"c": b"since"}
+    assert {k: rig.old().get(k) for k in rig.old().scan_iter()} == {b"a": b"old", b"b": b"since", b"c": b"since"}
     assert rig.standing() == "returned"
 
 
@@ -229,7 +239,11 @@ def test_a_target_that_comes_back_with_data_from_before_the_cutover(restartable,
     with pytest.raises(UntangleError, match="with data from before the cutover"):
         rig.returned()
     rig.returned(accept_loss=["db5"])
-    assert {k: rig.old().get(k) for k in rig.old().keys()} == {b"a": b"last pass", b"b": b"copied", b"c": b"last pass"}
+    assert {k: rig.old().get(k) for k in rig.old().scan_iter()} == {
+        b"a": b"last pass",
+        b"b": b"copied",
+        b"c": b"last pass",
+    }
 
 
 @main_versions
@@ -347,7 +361,9 @@ def test_a_fence_keeps_writes_out_and_leaves_no_trace(split, version):
     rig.old().mset({"a": 1, "k": 1, "wk": 1})
     sha = rig.old().script_load("return redis.call('SET', KEYS[1], 'slipped')")
     if version != "redis-6.0":
-        rig.old().function_load("#!lua name=f\nredis.register_function('f', function(k) return redis.pcall('SET', k[1], 'slipped') end)")
+        rig.old().function_load(
+            "#!lua name=f\nredis.register_function('f', function(k) return redis.pcall('SET', k[1], 'slipped') end)"
+        )
     admin = engine_user(rig)
     before = rig.users()
     offset = marks.put(admin, fence)
@@ -408,7 +424,9 @@ def test_what_waits_is_cut_off_and_not_executed(split, version):
     # what the way back writes is nobody else's
     admin.run("RPUSH", "queue", "job")
     thread.join(10)
-    assert isinstance(outcome[0], redis.ConnectionError) or "NOPERM" in str(outcome[0]) or "permission" in str(outcome[0])
+    assert (
+        isinstance(outcome[0], redis.ConnectionError) or "NOPERM" in str(outcome[0]) or "permission" in str(outcome[0])
+    )
     assert admin.run("LRANGE", "queue", 0, -1) == [b"job"]
     with pytest.raises(redis.RedisError):
         idle.set("a", 1)
@@ -429,7 +447,9 @@ def test_who_is_fenced_and_who_cannot_be(split, version):
     assert marks.choose(source, {5}) == ["app", "both", "default", "other"]
 
     rig.source.client(6).set("a", 1)
-    with pytest.raises(UntangleError, match=r"no client is connected to database 7.*while databases 5, 6 stay.*redis_split_fence"):
+    with pytest.raises(
+        UntangleError, match=r"no client is connected to database 7.*while databases 5, 6 stay.*redis_split_fence"
+    ):
         marks.choose(source, {7})
     rig._clients.clear()
     for client in list(rig.source._clients):
@@ -444,7 +464,9 @@ def test_who_is_fenced_and_who_cannot_be(split, version):
 
     both = [rig.source.client(db, username="both", password="x") for db in (5, 6)]
     assert all(client.ping() for client in both)
-    with pytest.raises(UntangleError, match=r"cannot be fenced: these users also work on databases that stay: both \(database 6\)"):
+    with pytest.raises(
+        UntangleError, match=r"cannot be fenced: these users also work on databases that stay: both \(database 6\)"
+    ):
         marks.choose(source, {5})
     for client in both:
         client.close()
