@@ -61,8 +61,9 @@ def write_target(target: Server, facts: t.Mapping[str, t.Any], first: bool = Fal
                 target.run("ACL", "DELUSER", line.split()[1])
         target.run("ACL", "SETUSER", _OLD_MARK + json.dumps(facts, sort_keys=True).encode().hex(), "off")
         return
+    command = ["FUNCTION", "LOAD", *([] if first else ["REPLACE"]), _library(facts)]
     try:
-        target.run("FUNCTION", "LOAD", *([] if first else ["REPLACE"]), _library(facts))
+        _even_when_full(target, lambda: target.run(*command))
     except UntangleError as exc:
         if first and "already exists" in exc.message:
             raise UntangleError(
@@ -241,7 +242,7 @@ def put(server: Server, users: t.Sequence[str]) -> int:
         commands.append(("ACL", "SETUSER", user, *weaken))
         commands.append(("CLIENT", "KILL", "TYPE", "normal", "USER", user, "SKIPME", "yes"))
     commands += [("INFO", "replication"), ("EXEC",)]
-    replies = server.batch(commands)[-1]
+    replies = _even_when_full(server, lambda: server.batch(commands))[-1]
     for reply in replies or []:
         if isinstance(reply, Exception):
             lift(server, users)
@@ -268,9 +269,24 @@ def lift(server: Server, users: t.Sequence[str] | None = None) -> list[str]:
         commands.append(("ACL", "SETUSER", user, *away, *kept, "on"))
         commands.append(("ACL", "DELUSER", user + BEFORE_FENCE))
     if lifted:
-        server.batch([*commands, ("EXEC",)])
+        _even_when_full(server, lambda: server.batch([*commands, ("EXEC",)]))
         _save(server)
     return lifted
+
+
+def _even_when_full(server: Server, work: t.Callable[[], t.Any]) -> t.Any:
+    """A server at its memory limit takes no functions, and up to 7.0 no transaction: a little more memory while this lasts."""
+    try:
+        return work()
+    except UntangleError as exc:
+        if "maxmemory" not in exc.message:
+            raise
+    limit, used = server.config("maxmemory"), int(server.info("memory")["used_memory"])
+    server.run("CONFIG", "SET", "maxmemory", used + 4 * 1024 * 1024)
+    try:
+        return work()
+    finally:
+        server.run("CONFIG", "SET", "maxmemory", limit)
 
 
 def users(server: Server) -> list[str]:

@@ -137,7 +137,7 @@ def canary(source: Server, target: Server, route: Route) -> None:
                     route.purpose, route.where, target.flavour, target.release, source.flavour, source.release, source.address,
                 )
             ) from exc  # fmt: skip
-        if "OOM" not in exc.message:
+        if "maxmemory" not in exc.message:
             raise
     finally:
         target.run("UNLINK", name)

@@ -14,7 +14,6 @@ import os
 import struct
 import typing as t
 
-from .. import connection
 from ..errors import UntangleError
 from .server import Server
 
@@ -38,23 +37,17 @@ def expiry(server: Server, key: bytes) -> int | None:
         at = int(server.run("PEXPIRETIME", key))
     else:
         while True:
-            before, ttl, after = _at_once(server, ("TIME",), ("PTTL", key), ("TIME",))
-            if _ms(before) == _ms(after) or ttl < 0:
-                at = _ms(before) + ttl if ttl >= 0 else ttl
+            before, ttl, after = _timed(server, "PTTL", key)
+            if before == after or ttl < 0:
+                at = before + ttl if ttl >= 0 else ttl
                 break
     return None if at == -2 else max(at, 0)
 
 
-def _at_once(server: Server, *commands: tuple[t.Any, ...]) -> list[t.Any]:
-    replies = t.cast("list[t.Any]", server.batch([("MULTI",), *commands, ("EXEC",)])[-1])
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise UntangleError(connection.explain(reply, server.options, server.variable)) from reply
-    return replies
-
-
-def _ms(time: t.Sequence[bytes]) -> int:
-    return int(time[0]) * 1000 + int(time[1]) // 1000
+def _timed(server: Server, *command: t.Any) -> tuple[int, t.Any, int]:
+    """A reply between the milliseconds before and after it. No transaction makes sure of them: a full server refuses those."""
+    (s0, u0), reply, (s1, u1) = server.batch([("TIME",), command, ("TIME",)])
+    return int(s0) * 1000 + int(u0) // 1000, reply, int(s1) * 1000 + int(u1) // 1000
 
 
 def differs(one: Server, key: bytes, other: Server, tolerance_ms: int = 0) -> str | None:
@@ -248,9 +241,12 @@ def _pending(server: Server, key: bytes, group: bytes) -> t.Iterator[tuple[bytes
     """Entry id to (consumer, time of delivery in ms, deliveries), page by page."""
     start = b"-"
     while True:
-        time, rows = _at_once(server, ("TIME",), ("XPENDING", key, group, start, "+", CHUNK_ITEMS))
+        for _dummy in range(9):
+            now, rows, after = _timed(server, "XPENDING", key, group, start, "+", CHUNK_ITEMS)
+            if now == after:
+                break
         for entry, consumer, idle, count in rows:
-            yield entry, (consumer, _ms(time) - idle, count)
+            yield entry, (consumer, now - idle, count)
         if len(rows) < CHUNK_ITEMS:
             return
         # 6.0 knows no exclusive start: the next possible id instead.
