@@ -40,6 +40,7 @@ PLAY = """
 - name: Instances
   hosts: here
   gather_facts: false
+  environment: "{{ environment_there }}"
   vars:
     made: >-
       {{ {'source': {'host': '10.255.255.1'}, 'purposes': purposes, 'tls': tls}
@@ -89,12 +90,13 @@ class Site:
         self.output = ""
         self.cmdlines: set[str] = set()
         self.changed = -1
+        self.environment: dict[str, str] = {}
 
     def play(self, *words: str, ok: bool = True, **variables: Any) -> str:
         """Run the role with everything shown; keeps the number of changed tasks and every command line seen meanwhile."""
         (self.top / "play.yml").write_text(PLAY)
         (self.top / "hosts").write_text(self.inventory + "\n")
-        given = {**self.variables, "purposes": self.purposes, **variables}
+        given = {**self.variables, "purposes": self.purposes, "environment_there": self.environment, **variables}
         (self.top / "vars.yml").write_text(yaml.safe_dump(given))
         done = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(done,), daemon=True)
@@ -427,6 +429,77 @@ def test_ordinary_user_and_what_is_refused(site: Any) -> None:
     assert f"purpose other: port {busy.port} on 127.0.0.1 is in use" in out
     assert "purpose far: address 192.0.2.7 is not an address of this host" in out
     assert here.files() == files
+
+
+@slow
+@needs_docker
+@needs_root
+def test_ordinary_user_in_a_container(site: Any) -> None:
+    """Who may use the engine but is not root: the container runs as that user, whatever the image's own user is."""
+    here = site("compose", redis_instances_image="valkey/valkey:9.1")
+    here.purposes.pop()
+    here.inventory += (
+        " ansible_become=true ansible_become_method=su ansible_become_user=nobody"
+        f" ansible_become_flags='-s /bin/sh -g docker' ansible_remote_tmp={here.top}/tmp"
+    )
+    # that user's own configuration of the client, with the plugin that root has
+    plugins = json.loads(docker("info", "-f", "{{json .ClientInfo.Plugins}}"))
+    compose = next(one["Path"] for one in plugins if one["Name"] == "compose")
+    (here.top / "docker/cli-plugins").mkdir(parents=True)
+    shutil.copy(compose, here.top / "docker/cli-plugins/docker-compose")
+    for name in ("state", "tmp", "docker"):
+        (here.top / name).mkdir(exist_ok=True)
+        shutil.chown(here.top / name, "nobody")
+    here.environment = {"DOCKER_CONFIG": f"{here.top}/docker"}
+    here.play()
+    check_running(here)
+    assert docker("top", f"untangle-{here.queue}", "-o", "pid,uid").split()[-1] == str(pwd.getpwnam("nobody").pw_uid)
+    out = here.play(redis_instances_state="absent")
+    assert f"container untangle-{here.queue}" in out and f"volume untangle-{here.queue}_data" in out
+    assert left_of(here) == {"files": [], "processes": [], "containers": [], "volumes": [], "networks": []}
+
+
+@pytest.mark.parametrize(
+    ("question", "sentence"),
+    [
+        ({"server": "no-such-server"}, "no-such-server is not on this host. Install redis-server or valkey-server"),
+        ({"server": "/bin/true"}, "Name another binary in redis_instances_server"),
+        ({"user": "no-such-user"}, "user no-such-user is not on this host"),
+        ({"dir": "relative"}, "redis_instances_dir is relative. Write it as an absolute path"),
+        (
+            {"tls": {"ca_file": "/nowhere/ca", "cert_file": "", "key_file": ""}},
+            "redis_instances_tls: ca_file cannot be read",
+        ),
+        (
+            {"instances": [["a", "no.such.name.invalid", 7000]]},
+            "purpose a: this host cannot resolve address no.such.name.invalid",
+        ),
+        ({"instances": [["a", "192.0.2.7", 7000]]}, "purpose a: address 192.0.2.7 is not an address of this host"),
+        ({"dir": "{barred}/x"}, "does not let user redis through to its instance. Allow it (chmod a+x)"),
+        ({"backend": "compose", "image": "debian:12"}, "the image debian:12 holds no redis-server or valkey-server"),
+        ({"backend": "compose", "DOCKER_HOST": "tcp://127.0.0.1:1"}, "the Docker engine does not answer"),
+    ],
+)
+@needs_root
+def test_what_stands_in_the_way(question: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    """What the role asks its host before the first change, asked directly."""
+    barred = Path(tempfile.mkdtemp(prefix="ut-inst-", dir="/tmp"))
+    asked = {"state": "present", "backend": "host", "dir": str(tmp_path), "secrets_dir": "", "image": "redis:7.0"}
+    asked.update({"server": "", "user": "", "tls": {}, "instances": [], **question})
+    asked["dir"] = asked["dir"].replace("{barred}", str(barred))
+    environment = {**os.environ, **({"DOCKER_HOST": asked.pop("DOCKER_HOST")} if "DOCKER_HOST" in asked else {})}
+    script = ROOT / "roles/redis_instances/files/host_facts.py"
+    try:
+        out = subprocess.run(
+            ["/usr/bin/python3", str(script), json.dumps(asked)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    finally:
+        barred.rmdir()
+    assert sentence in " ".join(json.loads(out)["problems"])
 
 
 SYSTEMD = """

@@ -314,6 +314,7 @@ def main():
     compose = asked["backend"] == "compose"
     if not os.path.isabs(directory):
         problems.append("redis_instances_dir is %s. Write it as an absolute path." % directory)
+        directory = "/"
     if present and compose:
         answer["engine"], answer["server"] = server_in_image(asked["image"], problems)
         uid, gid = answer["server"].get("uid", 999), answer["server"].get("gid", 999)
