@@ -102,7 +102,7 @@ class Host:
             check=False,
         )
         self.output = done.stdout + done.stderr
-        for secret in (OLD, *SECRETS.values(), "c%40che%2Fsecret%3F1"):
+        for secret in (OLD, "not-this-0ne", *SECRETS.values(), "c%40che%2Fsecret%3F1"):
             assert secret not in self.output
         assert (done.returncode == 0) is ok, self.output[-5000:]
         if not ok:
@@ -281,7 +281,7 @@ def test_logins_are_tried_from_here(host: Host, server) -> None:
             name, enabled=True, passwords=["+" + secret], keys=["*"], categories=["+@all", "-@admin", "-@dangerous"]
         )
     for purpose in host.variables["app_endpoints_purposes"]:
-        purpose["port"] = made.port
+        purpose.update(port=made.port, password="not-this-0ne")
     assert host.play("check") == 0
     host.variables["app_endpoints_passwords"] = {**SECRETS, "cache": "another-secret"}
     host.play("check", ok=False)
