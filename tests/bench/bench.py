@@ -25,11 +25,12 @@ from typing import Any
 HERE = pathlib.Path(__file__).resolve()
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parents[2] / ".venv/collections")]
 
-import redis  # noqa: E402
-import servers  # noqa: E402
-from ansible_collections.njoy.untangle.plugins.module_utils.engine.server import Server as Connected  # noqa: E402
-from ansible_collections.njoy.untangle.plugins.module_utils.engine.snapshot import Limits, Reader  # noqa: E402
-from ansible_collections.njoy.untangle.plugins.module_utils.engine.target import Writer, pack  # noqa: E402
+import redis
+
+import servers
+from ansible_collections.njoy.untangle.plugins.module_utils.engine.server import Server as Connected
+from ansible_collections.njoy.untangle.plugins.module_utils.engine.snapshot import Limits, Reader
+from ansible_collections.njoy.untangle.plugins.module_utils.engine.target import Writer, pack
 
 SMALL = int(os.environ.get("BENCH_KEYS", "1000000"))
 LARGE = SMALL // 5
@@ -60,7 +61,9 @@ def engine(source: dict[str, Any], target: dict[str, Any], database: int, latenc
 
 def run_engine(source: servers.Server, target: servers.Server, database: int, latency: float = 5.0) -> dict[str, Any]:
     result: Any = multiprocessing.Queue()
-    process = multiprocessing.Process(target=engine, args=(source.connection(), target.connection(), database, latency, result))
+    process = multiprocessing.Process(
+        target=engine, args=(source.connection(), target.connection(), database, latency, result)
+    )
     process.start()
     facts = result.get()
     process.join()

@@ -12,6 +12,7 @@ import sys
 import time
 
 import pytest
+
 from ansible_collections.njoy.untangle.plugins.module_utils import engine
 from ansible_collections.njoy.untangle.plugins.module_utils.engine import compare, jobs, marks
 from ansible_collections.njoy.untangle.plugins.module_utils.engine.server import Server
@@ -46,7 +47,9 @@ def equal(source, target):
 
 def rules(server):
     """The default user's rules; `sanitize-payload` is what no word at all means as well."""
-    return [line.replace(" sanitize-payload", "") for line in server.client().acl_list() if line.startswith("user default ")]
+    return [
+        line.replace(" sanitize-payload", "") for line in server.client().acl_list() if line.startswith("user default ")
+    ]
 
 
 def start(options, kind="copied"):
@@ -63,7 +66,7 @@ def test_package_imports_every_file_that_must_travel():
 
 
 def test_a_second_call_joins_the_job_that_runs(pair):
-    source, target, options = pair
+    source, _target, options = pair
     fill(source.client(5), 60000)
     job = start(options)
     assert jobs.find(options["state_dir"], "copied", options) == job
@@ -138,9 +141,11 @@ def test_ended_politely_a_cutover_lets_go_of_its_fence(pair):
 
 
 def test_no_password_stays_in_the_state_directory_or_on_a_command_line(pair):
-    source, target, options = pair
+    source, _target, options = pair
     fill(source.client(5), 20000)
-    source.client().acl_setuser("admin", enabled=True, passwords=["+s3cret-of-the-source"], keys=["*"], channels=["*"], commands=["+@all"])
+    source.client().acl_setuser(
+        "admin", enabled=True, passwords=["+s3cret-of-the-source"], keys=["*"], channels=["*"], commands=["+@all"]
+    )
     options = dict(options, source=dict(options["source"], username="admin", password="s3cret-of-the-source"))
     start(dict(options, max_latency_ms=0.4))
     seen = 0
@@ -186,7 +191,7 @@ def test_retire_refuses_then_backs_up_empties_and_restores(pair):
 
 
 def test_retire_refuses_while_a_key_changes(pair):
-    source, target, options = pair
+    source, _target, options = pair
     fill(source.client(5), 5000)
     jobs.call({}, "copied", options, None)
     jobs.call({}, "cut_over", options, None)
