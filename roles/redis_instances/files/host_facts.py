@@ -29,7 +29,7 @@ echo "$server"; echo "${server%server}cli"; "$server" --version; stat -c '%u %g'
 def run(*words):
     """(exit code, output) of a command; 127 where it is not there."""
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     except OSError as exc:
         return 127, str(exc)
     except subprocess.TimeoutExpired:
@@ -238,7 +238,8 @@ def containers(names):
     # the answer is a list of those that exist, whatever the exit code says about the others
     try:
         done = subprocess.run(
-            ["docker", "container", "inspect"] + ["untangle-%s" % name for name in names],
+            check=False,
+            args=["docker", "container", "inspect"] + ["untangle-%s" % name for name in names],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -323,11 +324,11 @@ def main():
     elif present:
         answer["server"] = server_on_host(asked["server"], problems)
         answer["run_as"] = run_as(asked["user"], answer["server"].get("flavour", "redis"), problems)
-        bar = barred(os.path.join(directory, "x"), answer["run_as"]["uid"], answer["run_as"]["gid"])
-        if bar and answer["run_as"]["uid"]:
+        closed = barred(os.path.join(directory, "x"), answer["run_as"]["uid"], answer["run_as"]["gid"])
+        if closed and answer["run_as"]["uid"]:
             problems.append(
                 "directory %s does not let user %s through to its instance. Allow it (chmod a+x), or set redis_instances_dir to another place."
-                % (bar, answer["run_as"]["name"])
+                % (closed, answer["run_as"]["name"])
             )
     if present and asked["tls"]:
         digest = hashlib.sha256()

@@ -61,11 +61,11 @@ def purposes(number=0, **changed):
     return {"purposes": found}
 
 
-def made(hosts=HOSTS, **changed):
-    return plan.normalise(variables(**changed), hosts)
+def made(hosts=None, **changed):
+    return plan.normalise(variables(**changed), hosts or HOSTS)
 
 
-def refused(hosts=HOSTS, **changed):
+def refused(hosts=None, **changed):
     with pytest.raises(UntangleError) as error:
         made(hosts, **changed)
     return error.value.message

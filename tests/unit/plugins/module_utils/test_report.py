@@ -103,13 +103,13 @@ class Reader(html.parser.HTMLParser):
         self.close()
         assert self.open == []
 
-    def handle_starttag(self, tag, attributes):
+    def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
-        self.loads += [value for name, value in attributes if name in ("src", "href", "xlink:href", "data", "srcset")]
+        self.loads += [value for name, value in attrs if name in ("src", "href", "xlink:href", "data", "srcset")]
         if tag not in self.VOID:
             self.open.append(tag)
 
-    def handle_startendtag(self, tag, attributes):
+    def handle_startendtag(self, tag, attrs):
         self.tags.add(tag)
 
     def handle_endtag(self, tag):

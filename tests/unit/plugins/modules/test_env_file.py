@@ -136,7 +136,7 @@ def test_a_mark_is_made_before_a_change_and_stays(run, env, monkeypatch):
         patch.setattr(
             env_file,
             "write",
-            lambda *args, **kwargs: (_ for _ in ()).throw(OSError(28, "No space left on device", "x")),
+            lambda *args, **kwargs: (nothing for nothing in ()).throw(OSError(28, "No space left on device", "x")),
         )
         assert "No space left" in run(**arguments)["msg"]
     assert mark.exists()
