@@ -29,7 +29,7 @@ echo "$server"; echo "${server%server}cli"; "$server" --version; stat -c '%u %g'
 def run(*words):
     """(exit code, output) of a command; 127 where it is not there."""
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, check=False)
     except OSError as exc:
         return 127, str(exc)
     except subprocess.TimeoutExpired:
@@ -244,6 +244,7 @@ def containers(names):
             stderr=subprocess.DEVNULL,
             text=True,
             timeout=120,
+            check=False,
         )
         found = json.loads(done.stdout or "[]")
     except (OSError, ValueError, subprocess.TimeoutExpired):
