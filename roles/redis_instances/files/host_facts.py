@@ -29,7 +29,7 @@ echo "$server"; echo "${server%server}cli"; "$server" --version; stat -c '%u %g'
 def run(*words):
     """(exit code, output) of a command; 127 where it is not there."""
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     except OSError as exc:
         return 127, str(exc)
     except subprocess.TimeoutExpired:
@@ -238,8 +238,7 @@ def containers(names):
     # the answer is a list of those that exist, whatever the exit code says about the others
     try:
         done = subprocess.run(
-            check=False,
-            args=["docker", "container", "inspect"] + ["untangle-%s" % name for name in names],
+            ["docker", "container", "inspect"] + ["untangle-%s" % name for name in names],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
