@@ -62,8 +62,16 @@ def other_entry(c):
     c.execute_command("XADD", "stream:last", "1-18446744073709551615", "a", 1, "a", 3)
 
 
-def idle(c):
-    return c.xpending_range("stream:one", "g", "-", "+", 1)[0]["time_since_delivered"]
+def claim(key, group, consumer, entry, *options):
+    """As long ago as it was, to the millisecond: only what is said changes."""
+
+    def change(c):
+        pending = dataset.read(c)[key.encode()][1][2][group.encode()][2]
+        at = next(row[2] for row in pending if row[0] == entry.encode())
+        words = (b"XCLAIM", key, group, consumer, 0, entry, "TIME", at, *options, "JUSTID")
+        assert c.execute_command(*words) == [entry.encode()]
+
+    return change
 
 
 DEFECTS = {
@@ -98,18 +106,10 @@ DEFECTS = {
     "a stream's last id": ("value", "stream:never", lambda c: c.execute_command("XSETID", "stream:never", "9-9")),
     "a group too many": ("groups", "stream", lambda c: c.xgroup_create("stream", "g9", "0")),
     "a group's place": ("groups", "stream", lambda c: c.xgroup_setid("stream", "g2", "5-0")),
-    "a pending entry's consumer": ("pending", "stream", lambda c: c.xclaim("stream", "g1", "c1", 0, ["302-1"], justid=True)),
-    "a pending entry's only consumer": (
-        "consumers",
-        "stream:one",
-        # as long ago and as often as it was: only the owner differs
-        lambda c: c.execute_command(b"XCLAIM", "stream:one", "g", "d", 0, "1-0", "IDLE", idle(c), "JUSTID"),
-    ),
-    "a pending entry's deliveries": (
-        "pending",
-        "stream",
-        lambda c: c.execute_command(b"XCLAIM", "stream", "g1", "c3", 0, "5-1", "RETRYCOUNT", 8, "JUSTID"),
-    ),
+    "a pending entry's consumer": ("pending", "stream", claim("stream", "g1", "c1", "302-1")),
+    "a pending entry's only consumer": ("consumers", "stream:one", claim("stream:one", "g", "d", "1-0")),
+    "a pending entry's deliveries": ("pending", "stream", claim("stream", "g1", "c3", "5-1", "RETRYCOUNT", 8)),
+    "the time of a delivery": ("pending", "stream", lambda c: c.xclaim("stream", "g1", "c3", 0, ["5-1"], idle=9, justid=True)),
     "an entry no longer pending": ("pending", "stream", lambda c: c.xack("stream", "g1", "2-1")),
     "a deleted entry no longer pending": ("pending", "stream", lambda c: c.xack("stream", "g1", "7-1")),
 }  # fmt: skip

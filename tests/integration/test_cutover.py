@@ -499,6 +499,20 @@ def test_a_cutover_that_was_killed_is_finished(two, moment, version):
     serves_there(rig)
 
 
+@main_versions
+def test_a_killed_cutover_goes_on_with_the_users_it_had_fenced(two, version):
+    """Nobody of them may be connected any more, so nothing but the fence itself says who they were."""
+    rig = two(version)
+    held = [app(rig.source, database) for database in (5, 10)]
+    assert all(client.ping() for client in held)
+    killed("marks.put", rig.cut_over, after=True)
+    for client in held:
+        client.close()
+    assert marks.fenced(rig.engine_source()) == ["app"]
+    assert rig.cut_over()["fenced"] == ["app"]
+    serves_there(rig)
+
+
 @turns(THERE)
 def test_a_cutover_that_was_killed_is_taken_back(two, moment, version):
     rig = two(version)
