@@ -484,22 +484,31 @@ def test_ordinary_user_in_a_container(site: Any) -> None:
 def test_what_stands_in_the_way(question: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     """What the role asks its host before the first change, asked directly."""
     barred = Path(tempfile.mkdtemp(prefix="ut-inst-", dir="/tmp"))
-    asked = {"state": "present", "backend": "host", "dir": str(tmp_path), "secrets_dir": "", "image": "redis:7.0"}
-    asked.update({"server": "", "user": "", "tls": {}, "instances": [], **question})
-    asked["dir"] = asked["dir"].replace("{barred}", str(barred))
-    environment = {**os.environ, **({"DOCKER_HOST": asked.pop("DOCKER_HOST")} if "DOCKER_HOST" in asked else {})}
-    script = ROOT / "roles/redis_instances/files/host_facts.py"
     try:
-        out = subprocess.run(
-            ["/usr/bin/python3", str(script), json.dumps(asked)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        answer = ask(
+            tmp_path, **{k: v.replace("{barred}", str(barred)) if k == "dir" else v for k, v in question.items()}
+        )
     finally:
         barred.rmdir()
-    assert sentence in " ".join(json.loads(out)["problems"])
+    assert sentence in " ".join(answer["problems"])
+
+
+@needs_root
+def test_a_state_directory_that_was_made_shut_is_opened() -> None:
+    with tempfile.TemporaryDirectory(prefix="ut-inst-", dir="/tmp") as state:
+        (Path(state) / "split.json").touch()
+        answer = ask(Path(state) / "instances")
+        assert answer["shut"] == state and answer["problems"] == []
+
+
+def ask(directory: Path, **question: Any) -> dict[str, Any]:
+    asked = {"state": "present", "backend": "host", "dir": str(directory), "secrets_dir": "", "image": "redis:7.0"}
+    asked.update({"server": "", "user": "", "tls": {}, "instances": [], **question})
+    environment = {**os.environ, **({"DOCKER_HOST": asked.pop("DOCKER_HOST")} if "DOCKER_HOST" in asked else {})}
+    words = ["/usr/bin/python3", str(ROOT / "roles/redis_instances/files/host_facts.py"), json.dumps(asked)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 SYSTEMD = """

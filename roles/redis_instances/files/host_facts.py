@@ -310,6 +310,7 @@ def main():
         "server": {},
         "instances": {},
         "tls_sha": "",
+        "shut": "",
     }
     present = asked["state"] == "present"
     compose = asked["backend"] == "compose"
