@@ -326,6 +326,11 @@ def main():
         answer["server"] = server_on_host(asked["server"], problems)
         answer["run_as"] = run_as(asked["user"], answer["server"].get("flavour", "redis"), problems)
         closed = barred(os.path.join(directory, "x"), answer["run_as"]["uid"], answer["run_as"]["gid"])
+        # the state directory is ours; whoever made it first may have kept it shut
+        parent = os.path.dirname(directory)
+        if closed == parent and (parent == state or os.path.exists(os.path.join(parent, "split.json"))):
+            answer["shut"] = closed
+            closed = barred(closed, answer["run_as"]["uid"], answer["run_as"]["gid"])
         if closed and answer["run_as"]["uid"]:
             problems.append(
                 "directory %s does not let user %s through to its instance. Allow it (chmod a+x), or set redis_instances_dir to another place."
