@@ -171,12 +171,20 @@ def _structure(value: t.Any) -> t.Any:
         return value
 
 
+def _kind(value: t.Any) -> str:
+    """What something is, without saying it: it may hold a password."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    kinds = ((str, "text"), (t.Mapping, "a mapping"), ((list, tuple), "a list"))
+    return next((word for kind, word in kinds if isinstance(value, kind)), "a number")
+
+
 def _list(value: t.Any, variable: str) -> list[t.Any]:
     value = _structure(value)
     if value is None or value == "":
         return []
     if not isinstance(value, (list, tuple)):
-        raise UntangleError("%s is not a list but %r. Write it as a list." % (variable, value))
+        raise UntangleError("%s is not a list but %s. Write it as a list." % (variable, _kind(value)))
     return list(value)
 
 
@@ -185,7 +193,7 @@ def _mapping(value: t.Any, variable: str) -> dict[str, t.Any]:
     if value is None or value == "":
         return {}
     if not isinstance(value, t.Mapping):
-        raise UntangleError("%s is not a mapping but %r. Write names and values." % (variable, value))
+        raise UntangleError("%s is not a mapping but %s. Write names and values." % (variable, _kind(value)))
     return {str(key): item for key, item in value.items()}
 
 
@@ -400,8 +408,8 @@ def _acl(rules: str, where: str) -> str:
             r"^([+-]@?[a-z0-9_|-]+|[~&][!-~]+|%[RW]+~[!-~]+|resetkeys|resetchannels|allkeys|allchannels)$", word
         ):
             raise UntangleError(
-                "%s: acl holds %r. Only rules for commands, keys and channels may stand there, for example +config|get."
-                % (where, word)
+                "%s: acl holds a word that begins with %r. Only rules for commands, keys and channels may stand there, for example +config|get."
+                % (where, word[:1])
             )
     return " ".join(rules.split())
 

@@ -201,15 +201,15 @@ def test_where_an_instance_listens_by_default(known, wanted):
         ),
         (purposes(1, settings="maxmemory-policy=x"), ["settings is not a mapping"]),
         (purposes(1, user="two words"), ["user 'two words' cannot be used"]),
-        (purposes(1, acl="nopass"), ["acl holds 'nopass'"]),
-        (purposes(1, acl=">secret"), ["acl holds"]),
+        (purposes(1, acl="nopass"), ["acl holds a word that begins with 'n'"]),
+        (purposes(1, acl=">secret"), ["acl holds a word that begins with '>'"]),
         (purposes(1, address="0.0.0.0"), ["address 0.0.0.0 is no address that an application can connect to"]),
         (purposes(1, address="10.0.0.7:6380"), ["neither an IP address nor a host name", "without port"]),
         (purposes(1, address="127.0.0.1"), ["would listen on 127.0.0.1, which web1 cannot reach"]),
         (purposes(1, host="db2", address="127.0.0.1"), ["which db1, web1 cannot reach"]),
         (purposes(1, address="10.0.0.5", port=6379), ["10.0.0.5:6379 is the shared server itself"]),
         ({"purposes": []}, ["redis_split_purposes is empty", "for example"]),
-        ({"purposes": "cache"}, ["redis_split_purposes is not a list but 'cache'"]),
+        ({"purposes": "cache"}, ["redis_split_purposes is not a list but text"]),
         ({"purposes": ["cache"]}, ["entry 1, is not a mapping"]),
         ({"source": None}, ["redis_split_source is empty"]),
         ({"source": {"hots": "a"}}, ["redis_split_source has hots"]),
@@ -255,6 +255,16 @@ def test_one_port_may_be_on_two_hosts():
 
 
 def test_a_password_is_not_shown_when_it_is_refused():
+    hidden = [
+        refused(source="host: a, password: hunter2"),
+        refused(source=["hunter2"]),
+        refused(purposes={"name": "cache", "password": "hunter2"}),
+        refused(purposes=["name=cache password=hunter2"]),
+        refused(**purposes(1, acl=">hunter2")),
+        refused(**purposes(1, settings={"requirepass": "hunter2"})),
+        refused(**purposes(1, settings={"tls-key-file-pass": "hunter2"})),
+    ]
+    assert "hunter2" not in " ".join(hidden)
     sentence = refused(**purposes(1, password=" hunter2 "))
     assert "hunter2" not in sentence and "password begins or ends with a blank" in sentence
 
