@@ -13,8 +13,12 @@ def test_it(split):
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -161,29 +165,64 @@ def find(path: str) -> tuple[Any, str]:
     return owner, name
 
 
+def trap(path: str, nth: int, after: bool) -> None:
+    """From now on this process kills itself before, or after, the nth call of a function of the engine."""
+    owner, name = find(path)
+    real, calls = getattr(owner, name), [0]
+
+    def stand_in(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == nth and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = real(*args, **kwargs)
+        if calls[0] == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, stand_in)
+
+
 def killed(path: str, work: Callable[[], Any], nth: int = 1, after: bool = False) -> None:
     """Do this work in a process of its own that is killed with SIGKILL at the nth call of a function of the engine."""
     pid = os.fork()
     if not pid:
         try:
-            owner, name = find(path)
-            real, calls = getattr(owner, name), [0]
-
-            def trap(*args: Any, **kwargs: Any) -> Any:
-                calls[0] += 1
-                if calls[0] == nth and not after:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                result = real(*args, **kwargs)
-                if calls[0] == nth:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return result
-
-            setattr(owner, name, trap)
+            trap(path, nth, after)
             work()
         finally:
             os._exit(7)
     _pid, status = os.waitpid(pid, 0)
     assert os.WIFSIGNALED(status), "%s was not called %d times" % (path, nth)
+
+
+def killed_apart(rig: Rig, work: str, path: str, nth: int = 1, after: bool = False, **options: Any) -> None:
+    """The same in an interpreter of its own, for tests with threads, which a fork would tear apart."""
+    spec = {
+        "login": rig.login,
+        "routes": [dataclasses.asdict(route) for route in rig.routes],
+        "state_dir": rig.state.directory,
+        "call": [work, path, nth, after, options],
+    }
+    program = "import json, sys, rig; rig._apart(json.load(sys.stdin))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps(spec),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def _apart(spec: dict[str, Any]) -> None:
+    rig = Rig.__new__(Rig)
+    rig.login, rig.routes = spec["login"], engine.route.routes(spec["routes"])
+    rig.state = engine.state.State(spec["state_dir"])
+    work, path, nth, after, options = spec["call"]
+    trap(path, nth, after)
+    getattr(rig, work)(**options)
 
 
 def killed_after(seconds: float, work: Callable[[], Any]) -> bool:

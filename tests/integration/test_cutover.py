@@ -17,7 +17,7 @@ import redis
 import rig as rigs
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from rig import busy, killed
+from rig import busy, killed, killed_apart
 
 import servers
 from ansible_collections.njoy.untangle.plugins.module_utils import engine
@@ -662,50 +662,96 @@ class Writer(threading.Thread):
         assert done <= int(client.get("counter:" + self.name)) <= done + perhaps
 
 
+@pytest.fixture
+def written_to(split):
+    """Two databases that four writers write to, and a third that stays, whose writer must never be refused."""
+
+    @contextlib.contextmanager
+    def make(version, to=None):
+        rig = split(version, databases=(5, 10), to=to)
+        for server in (rig.source, *rig.targets.values()):
+            add_user(server, "app")
+        add_user(rig.source, "other")
+        with rig.old(5).pipeline(transaction=False) as pipe:
+            for i in range(3000):
+                pipe.set(f"k{i}", "x" * 100, px=10_000_000 if i % 2 else None)
+            pipe.execute()
+        rig.source.client(0).set("stays", 1)
+        for client in rig.source._clients:
+            client.close()
+        writers = [Writer("w%d" % i, (rig.source, database)) for i, database in enumerate((5, 5, 10, 10))]
+        other, refused = app(rig.source, 0, "other"), []
+
+        def throughout(number):
+            try:
+                other.incr("n")
+                time.sleep(0.002)
+            except redis.RedisError as exc:
+                refused.append(exc)
+
+        with busy(throughout):
+            for writer in writers:
+                writer.start()
+            time.sleep(0.3)
+            yield rig, writers
+            time.sleep(0.3)
+            for writer in writers:
+                writer.stop = True
+            for writer in writers:
+                writer.join(20)
+        assert refused == [] and int(other.get("n")) > 50
+        assert sum(len(writer.acknowledged) for writer in writers) > 200
+
+    return make
+
+
+def switch(rig, writers, there):
+    for writer, database in zip(writers, (5, 5, 10, 10)):
+        writer.place = (rig.targets[database], 0) if there else (rig.source, database)
+
+
 @pytest.mark.parametrize(("version", "to"), [*((v, v) for v in servers.MAIN), ("redis-6.0", "redis-7.0")])
-def test_no_acknowledged_write_is_lost(split, version, to):
-    rig = split(version, databases=(5, 10), to=to)
-    for server in (rig.source, *rig.targets.values()):
-        add_user(server, "app")
-    add_user(rig.source, "other")
-    with rig.old(5).pipeline(transaction=False) as pipe:
-        for i in range(5000):
-            pipe.set(f"k{i}", "x" * 100, px=10_000_000 if i % 2 else None)
-        pipe.execute()
-    rig.source.client(0).set("stays", 1)
-    for client in rig.source._clients:
-        client.close()
-    writers = [Writer("w%d" % i, (rig.source, database)) for i, database in enumerate((5, 5, 10, 10))]
-    other, refused = app(rig.source, 0, "other"), []
-
-    def throughout(number):
-        try:
-            other.incr("n")
-            time.sleep(0.002)
-        except redis.RedisError as exc:
-            refused.append(exc)
-
-    with busy(throughout):
-        for writer in writers:
-            writer.start()
-        time.sleep(0.3)
+def test_no_acknowledged_write_is_lost(written_to, version, to):
+    with written_to(version, to) as (rig, writers):
         rig.copied(limits=Limits(max_latency_ms=1))
         time.sleep(0.2)
         assert rig.cut_over()["fenced"] == ["app"]
-        for writer in writers:
-            writer.place = (rig.targets[writer.place[1]], 0)
+        switch(rig, writers, True)
         time.sleep(0.5)
         rig.returned()
-        for writer, database in zip(writers, (5, 5, 10, 10)):
-            writer.place = (rig.source, database)
-        time.sleep(0.3)
-        for writer in writers:
-            writer.stop = True
-        for writer in writers:
-            writer.join(20)
-    assert refused == [] and int(other.get("n")) > 50
+        switch(rig, writers, False)
     for writer, database in zip(writers, (5, 5, 10, 10)):
         writer.check(rig.old(database))
         # it was served by both, in turn
         assert set(writer.served) == {rig.source.port, rig.targets[database].port}
-    assert sum(len(writer.acknowledged) for writer in writers) > 200
+
+
+@turns([("marks.put", 1, True), ("cutover._pass", 1, True), ("marks.write_target", 5, True)])
+def test_no_acknowledged_write_is_lost_to_a_killed_cutover(written_to, moment, version):
+    path, nth, after = moment
+    with written_to(version) as (rig, writers):
+        rig.copied()
+        killed_apart(rig, "cut_over", path, nth, after)
+        time.sleep(0.1)
+        rig.cut_over()
+        switch(rig, writers, True)
+    for writer, database in zip(writers, (5, 5, 10, 10)):
+        writer.check(rig.new(database))
+        assert set(writer.served) == {rig.source.port, rig.targets[database].port}
+
+
+@turns([("marks.put", 2, True), ("cutover._back", 1, True), ("marks.write_target", 1, True)])
+def test_no_acknowledged_write_is_lost_to_a_killed_return(written_to, moment, version):
+    path, nth, after = moment
+    with written_to(version) as (rig, writers):
+        rig.copied()
+        rig.cut_over()
+        switch(rig, writers, True)
+        time.sleep(0.3)
+        killed_apart(rig, "returned", path, nth, after)
+        time.sleep(0.1)
+        rig.returned()
+        switch(rig, writers, False)
+    for writer, database in zip(writers, (5, 5, 10, 10)):
+        writer.check(rig.old(database))
+        assert set(writer.served) == {rig.source.port, rig.targets[database].port}
