@@ -181,6 +181,20 @@ def test_what_was_changed_meanwhile_stays_on_the_way_back(host: Host) -> None:
     assert host.env.read_text() == ENV.replace("APP=shop", "APP=shop2") + "export NEW=1\n"
 
 
+def test_a_link_to_a_shared_file(host: Host) -> None:
+    release, shared = host.dir / "release", host.dir / "shared"
+    release.mkdir()
+    host.env.rename(shared)
+    (release / ".env").symlink_to(shared)
+    host.app["files"][0]["path"] = str(release / ".env")
+    assert host.twice()
+    assert (release / ".env").is_symlink() and shared.read_text() == FLIPPED
+    assert host.dir.joinpath("shared.before-untangle").read_text() == ENV
+    assert host.twice("back")
+    assert (release / ".env").is_symlink() and shared.read_text() == ENV
+    assert sorted(path.name for path in host.dir.rglob("*untangle*")) == []
+
+
 def test_prepare_writes_beside_and_tells(host: Host) -> None:
     assert host.play("prepare", "--check") > 0
     assert set(host.files()) == {".env"}
