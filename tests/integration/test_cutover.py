@@ -346,6 +346,25 @@ def test_a_user_that_serves_what_stays_cannot_be_fenced(split, version):
 
 
 @main_versions
+def test_a_replica_can_be_copied_but_not_fenced(split, server, version):
+    rig = split(version)
+    master = server(version)
+    master.client(5).set("a", 1)
+    rig.old().execute_command("REPLICAOF", master.host, master.port)
+    try:
+        while rig.old().get("a") != b"1":
+            time.sleep(0.02)
+        rig.copied()
+        users = rig.users()
+        for options in ({}, {"writers_stopped": True}):
+            with pytest.raises(UntangleError, match=r"is a replica.*Name the master as source; nothing was changed"):
+                rig.cut_over(**options)
+        assert rig.users() == users and rig.standing() == "copied"
+    finally:
+        rig.old().execute_command("REPLICAOF", "NO", "ONE")
+
+
+@main_versions
 def test_stopped_writers_need_no_fence(split, version):
     rig = split(version)
     dataset.fill(rig.old(), version, now_ms())

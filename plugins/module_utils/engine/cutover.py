@@ -72,6 +72,11 @@ def cut_over(
                 "%s is not in step (%s): %s does not hold a whole copy of database %d of %s. Run sync first; nothing was changed."
                 % (route.purpose, places[route.purpose], route.where, route.database, admin.address)
             )
+    if pending and admin.info("replication").get("role") != "master":
+        raise UntangleError(
+            "%s is a replica: what its master is told to write it writes too, whoever is fenced here. Name the master as source; "
+            "nothing was changed." % admin.address
+        )
     finished = _finish(sources, targets, [r for r in routes if r not in pending], places, state, by)
     if not pending:
         return {"changed": finished, "fenced": marks.fenced(admin), "purposes": {}}
