@@ -249,8 +249,9 @@ def test_memory_estimate_against_what_the_server_uses(run, server, version):
     assert [entry["sampled"] for entry in estimates] == [200] * 3
     assert [(entry["sampled"], entry["margin"]) for entry in exact] == [(20_000, 0)] * 3
     for estimate, truth in zip(estimates, exact):
-        # 3.5 standard errors: the sample is a different one with every start of a server
-        assert abs(estimate["bytes"] - truth["bytes"]) < estimate["margin"] * 3.5 / 1.96
+        # The sample is a different one with every start of a server. At 5.5 standard errors fifteen samples are wrong
+        # once in a million runs; at 3.5 it was once in 140.
+        assert abs(estimate["bytes"] - truth["bytes"]) < estimate["margin"] * 5.5 / 1.96
     total = sum(entry["bytes"] for entry in exact)
     print(f"{version}: {total:,} bytes by key, {used:,} in use ({total / used:.0%})")
     assert 0.95 < total / used < 1.05
