@@ -37,9 +37,8 @@ demo-clean: ## take away what the demo made
 
 # -- test it -----------------------------------------------------------------------------------------------------------
 
-.PHONY: test unit lint integration faults units-matrix sanity molecule build bench testbed setup-dev clean
-# molecule stands by itself until both of its scenarios have been seen green from end to end
-test: lint unit units-matrix build sanity integration $(if $(wildcard tests/faults),faults) ## what .ci/run runs
+.PHONY: test unit lint integration units-matrix sanity molecule build bench testbed setup-dev clean
+test: lint unit units-matrix build sanity integration molecule ## what .ci/run runs
 
 setup-dev: $(DEV) ## add the test tools to .venv
 
@@ -56,10 +55,7 @@ lint: $(DEV) ## ansible-lint, yamllint, ruff, mypy, shellcheck, defaults against
 	@tools/lint.sh
 
 integration: $(DEV) testbed ## modules and playbooks against real servers
-	$(PYTEST) tests/integration
-
-faults: $(DEV) testbed ## servers, jobs and controllers killed at any moment
-	$(PYTEST) tests/faults
+	$(PYTEST) tests/integration --numprocesses 2 --dist loadfile
 
 sanity: $(DEV) ## ansible-test sanity
 	@tools/ansible-test.sh sanity --venv

@@ -14,8 +14,18 @@ docker info >/dev/null 2>&1 || { echo "molecule: no Docker engine answers $(id -
 [ $# -gt 0 ] || mapfile -t < <(for f in molecule/*/molecule.yml; do [ ! -e "$f" ] || basename "$(dirname "$f")"; done)
 [ $# -gt 0 ] || set -- "${MAPFILE[@]}"
 [ $# -gt 0 ] || { echo "molecule: no scenarios" >&2; exit 1; }
+# Side by side, since they mostly wait; what one prints is shown when it has ended.
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
 for scenario in "$@"; do
-    start=$SECONDS
-    molecule test -s "$scenario"
-    echo "molecule: $scenario ok ($((SECONDS - start))s)"
+    { molecule test -s "$scenario" > "$logs/$scenario" 2>&1 && echo ok || echo FAILED; } > "$logs/$scenario.end" &
 done
+wait
+rc=0
+for scenario in "$@"; do
+    cat "$logs/$scenario"
+    [ "$(cat "$logs/$scenario.end")" = ok ] || rc=1
+done
+for scenario in "$@"; do echo "molecule: $scenario $(cat "$logs/$scenario.end")"; done
+echo "molecule: took ${SECONDS}s"
+exit $rc
