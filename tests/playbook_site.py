@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,11 +139,17 @@ class Site:
             return self.source.client(database, username="untangle", password=secret.read_text())
         return client
 
-    def instance(self, kind: str, user: str = "untangle") -> redis.Redis:
+    def instance(self, kind: str, user: str = "untangle", **tls: Any) -> redis.Redis:
         """An instance as the engine, or as its application (user ``app``)."""
         name = self.names[kind]
         password = (self.state / "secrets" / f"{name}.{'admin' if user == 'untangle' else 'app'}").read_text()
-        return redis.Redis(port=self.ports[kind], username=user if user == "untangle" else name, password=password)
+        return redis.Redis(
+            host="127.0.0.1",
+            port=self.ports[kind],
+            username=user if user == "untangle" else name,
+            password=password,
+            **tls,
+        )
 
     def fill(self) -> None:
         now = int(time.time() * 1000)
@@ -169,11 +176,24 @@ class Site:
         how: signal.Signals | None = None,
         environment: dict[str, str] | None = None,
         variables: dict[str, Any] | None = None,
+        inside: Sequence[str] = (),
     ) -> Run:
-        """Run a phase. With `until`, send `how` to it as soon as its output holds that text; `ok` None: any end will do."""
+        """Run a phase, perhaps `inside` another command.
+
+        With `until`, send `how` to it as soon as its output holds that text; `ok` None: any end will do.
+        """
         file = self.top / "vars.json"
         file.write_text(json.dumps(self.variables if variables is None else variables))
-        command = [str(core(version)), "-i", str(self.inventory), f"njoy.untangle.{phase}", "-e", f"@{file}", *words]
+        command = [
+            *inside,
+            str(core(version)),
+            "-i",
+            str(self.inventory),
+            f"njoy.untangle.{phase}",
+            "-e",
+            f"@{file}",
+            *words,
+        ]
         env = {
             **os.environ,
             "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),

@@ -351,12 +351,7 @@ def test_host(site: Any) -> None:
 def test_compose(site: Any) -> None:
     here = site("compose")
     here.purposes[0]["password"] = GIVEN
-    certificate(here.top)
-    here.variables["tls"] = {
-        "ca_file": f"{here.top}/crt.pem",
-        "cert_file": f"{here.top}/crt.pem",
-        "key_file": f"{here.top}/key.pem",
-    }
+    here.variables["tls"] = servers.certificate(here.top)
     tls = {"ssl": True, "ssl_ca_certs": f"{here.top}/crt.pem"}
     check_story(here, **tls)
 
@@ -570,15 +565,6 @@ def test_systemd(site: Any) -> None:
         assert there("find", "/var/lib/untangle", "/etc/systemd/system", "-name", f"*{here.queue}*") == ""
     finally:
         docker("rm", "-fv", machine)
-
-
-def certificate(where: Path) -> None:
-    subprocess.run(
-        f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
-        f" -keyout {where}/key.pem -out {where}/crt.pem".split(),
-        check=True,
-        capture_output=True,
-    )
 
 
 # -- what is rendered, on every server -------------------------------------------------------------------------------------

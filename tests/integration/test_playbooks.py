@@ -449,13 +449,21 @@ def test_an_empty_database_warns(fresh: Site) -> None:
     )
 
 
-def test_memory_that_does_not_fit_is_refused(fresh: Site) -> None:
-    """The rule itself is a unit test; here is that both answers of the variable are obeyed."""
-    import dataset  # noqa: F401
-
-    purposes = fresh.variables["redis_split_purposes"]
-    facts = {"redis_split_memory_check": "refuse", "redis_split_purposes": purposes}
-    run = fresh.play("audit", "-e", json.dumps(facts))
+@pytest.mark.parametrize("answer", ["refuse", "warn"])
+def test_memory_that_does_not_fit(fresh: Site, tmp_path: Path, answer: str) -> None:
+    """A host with little memory: the kernel's own table, replaced for this run alone by a mount that only it sees."""
+    small = tmp_path / "meminfo"
+    small.write_text("MemTotal: 65536 kB\nMemAvailable: 1024 kB\n")
+    script = f'mount --bind {small} /proc/meminfo && exec "$@"'
+    run = fresh.play(
+        "audit",
+        "-e",
+        f"redis_split_memory_check={answer}",
+        ok=answer == "warn",
+        inside=["unshare", "--mount", "sh", "-c", script, "sh"],
+    )
+    run.says("its memory of 64.0 MB does not hold what is used now", "redis_split_memory_check")
+    assert ("WARNING" in run.output) == (answer == "warn")
     assert run.changed == 0
 
 
@@ -611,6 +619,28 @@ def test_a_copy_that_was_written_to_is_not_taken_away(broken: Site) -> None:
     site.instance("cache", "app").set("by hand", "an application was pointed at the copy")
     site.play("remove", ok=False).says("holds what the shared server lacks", "redis_split_accept_loss")
     assert site.instance("cache").get("by hand")
+
+
+def test_tls_from_end_to_end() -> None:
+    """Instances that speak TLS alone, over all phases; applications get rediss URLs. The shared server stays as it is."""
+    site = Site()
+    try:
+        files = servers.certificate(site.top)
+        site.variables["redis_split_tls"] = files
+        site.fill()
+        data = site.source_data()
+        site.play("split_redis")
+        assert f"CACHE_URL=rediss://{site.names['cache']}:" in site.files["web1"].read_text()
+        with pytest.raises(redis.ConnectionError):
+            site.instance("cache").ping()
+        tls = {"ssl": True, "ssl_ca_certs": files["ca_file"]}
+        for kind in PROFILES:
+            assert site.instance(kind, **tls).dbsize() == len(data[kind])
+            assert site.instance(kind, "app", **tls).set("written", "over TLS")
+        site.play("rollback")
+        assert site.source.client(10, username="default", password=SOURCE_SECRET).get("written") == b"over TLS"
+    finally:
+        site.close()
 
 
 def test_every_playbook_is_a_fqcn() -> None:
