@@ -18,6 +18,7 @@ import pathlib
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -28,9 +29,12 @@ sys.path[:0] = [str(HERE.parents[1]), str(HERE.parents[2] / ".venv/collections")
 import redis
 
 import servers
+from ansible_collections.njoy.untangle.plugins.module_utils.engine.copy import copied
+from ansible_collections.njoy.untangle.plugins.module_utils.engine.route import Route
 from ansible_collections.njoy.untangle.plugins.module_utils.engine.server import Server as Connected
 from ansible_collections.njoy.untangle.plugins.module_utils.engine.snapshot import Limits, Reader
-from ansible_collections.njoy.untangle.plugins.module_utils.engine.target import Writer, pack
+from ansible_collections.njoy.untangle.plugins.module_utils.engine.state import State
+from ansible_collections.njoy.untangle.plugins.module_utils.engine.target import pack
 
 SMALL = int(os.environ.get("BENCH_KEYS", "1000000"))
 LARGE = SMALL // 5
@@ -51,12 +55,12 @@ def fill(server: servers.Server, database: int, keys: int, size: int) -> None:
 
 def engine(source: dict[str, Any], target: dict[str, Any], database: int, latency: float, result: Any) -> None:
     """The engine's copy, in a process of its own, as a job runs it."""
-    here, there = Connected(source, database), Connected(target)
-    reader, writer = Reader(here, Limits(max_latency_ms=latency)), Writer(there)
-    for page in reader.pages():
-        writer.send(page.keys)
-    writer.drain()
-    result.put({"keys": writer.written, "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
+    route = Route("bench", database, target)
+    with tempfile.TemporaryDirectory() as directory:
+        limits = Limits(max_latency_ms=latency)
+        done = copied(source, [route], State(directory), "bench", lambda facts: None, limits)["bench"]
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    result.put({"keys": done["keys_copied"], "rss_mb": rss, "slowest_ms": done["source_slowest_ms"]})
 
 
 def run_engine(source: servers.Server, target: servers.Server, database: int, latency: float = 5.0) -> dict[str, Any]:
@@ -65,9 +69,10 @@ def run_engine(source: servers.Server, target: servers.Server, database: int, la
         target=engine, args=(source.connection(), target.connection(), database, latency, result)
     )
     process.start()
-    facts = result.get()
     process.join()
-    return facts
+    if process.exitcode:
+        raise SystemExit("the engine's copy failed, see above")
+    return result.get()
 
 
 def run_migrate(source: servers.Server, target: servers.Server, database: int) -> None:
@@ -140,8 +145,14 @@ def p99_during(source: servers.Server, work: Callable[[], Any]) -> float:
     return float(value)
 
 
-def timed(target: servers.Server, work: Callable[[], Any]) -> tuple[float, Any]:
+def empty(target: servers.Server) -> None:
     target.client().flushall()
+    # the mark of the copy before
+    target.client().execute_command("FUNCTION", "FLUSH")
+
+
+def timed(target: servers.Server, work: Callable[[], Any]) -> tuple[float, Any]:
+    empty(target)
     began = time.monotonic()
     facts = work()
     return time.monotonic() - began, facts
@@ -185,9 +196,9 @@ def main() -> None:
             figures["copy_vs_limit" + suffix] = round(best["limit"] / best["copy"], 2)
             commands.unlink()
         figures["source_p99_ms_idle"] = round(p99_during(source, lambda: time.sleep(3)), 2)
-        target.client().flushall()
+        empty(target)
         figures["source_p99_ms_copy"] = round(p99_during(source, lambda: run_engine(source, target, 0, 5.0)), 2)
-        target.client().flushall()
+        empty(target)
         figures["source_p99_ms_migrate"] = round(p99_during(source, lambda: run_migrate(source, target, 0)), 2)
     print(json.dumps(figures))
 

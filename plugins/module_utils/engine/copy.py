@@ -103,12 +103,17 @@ def _copy(
         report({"purpose": route.purpose, "phase": phase, "keys": keys, "keys_total": of or total, "bytes": size})
 
     with unbounded(target, mark):
-        reader, writer = Reader(source, limits, "dump", match), Writer(target, replace)
+        # SET cannot say when a key ends before 6.2
+        what = "copy" if target.version >= (6, 2) else "dump"
+        reader, writer = Reader(source, limits, what, match), Writer(target, replace)
         big_keys = big_bytes = 0
         try:
             for page in reader.pages():
-                keys = [x for x in page.keys if not compare.excluded(x[0], exclude)] if exclude else page.keys
-                writer.send(keys)
+                keys, strings = page.keys, page.strings
+                if exclude:
+                    keys = [key for key in keys if not compare.excluded(key[0], exclude)]
+                    strings = [key for key in strings if not compare.excluded(key[0], exclude)]
+                writer.send(keys, strings)
                 for key in page.big:
                     if not compare.excluded(key, exclude) and (replace or not target.run("EXISTS", key)):
                         sent = values.copy_in_chunks(source, key, target, replace)

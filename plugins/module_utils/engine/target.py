@@ -13,6 +13,7 @@ from .server import Server
 
 _REPLACE = b"*%d\r\n$7\r\nRESTORE\r\n$%d\r\n%b\r\n$1\r\n0\r\n$%d\r\n%b\r\n$7\r\nREPLACE\r\n"
 _KEEP = b"*%d\r\n$7\r\nRESTORE\r\n$%d\r\n%b\r\n$1\r\n0\r\n$%d\r\n%b\r\n"
+_SET = b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
 _OK = b"+OK\r\n"
 
 
@@ -28,6 +29,18 @@ def pack(keys: t.Iterable[tuple[bytes, bytes, int]], replace: bool = True) -> by
             continue
         at = b"%d" % expiry
         words = [b"RESTORE", key, at, payload, b"ABSTTL"] + ([b"REPLACE"] if replace else [])
+        parts.append(b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(w), w) for w in words]))
+    return b"".join(parts)
+
+
+def pack_strings(keys: t.Iterable[tuple[bytes, bytes, int]], replace: bool = True) -> bytes:
+    """The same for the values of strings, which SET takes in less time than RESTORE."""
+    parts = []
+    for key, value, expiry in keys:
+        if replace and not expiry:
+            parts.append(_SET % (len(key), key, len(value), value))
+            continue
+        words = [b"SET", key, value] + ([b"PXAT", b"%d" % expiry] if expiry else []) + ([] if replace else [b"NX"])
         parts.append(b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(w), w) for w in words]))
     return b"".join(parts)
 
@@ -48,18 +61,20 @@ class Writer:
         self.bytes = 0
         self._pending: list[int] = []
 
-    def send(self, keys: t.Sequence[tuple[bytes, bytes, int]]) -> None:
+    def send(
+        self, keys: t.Sequence[tuple[bytes, bytes, int]], strings: t.Sequence[tuple[bytes, bytes, int]] = ()
+    ) -> None:
         import redis
 
-        if not keys:
+        if not keys and not strings:
             return
-        data = pack(keys, self.replace)
+        data = pack(keys, self.replace) + pack_strings(strings, self.replace)
         try:
             self.wire.send_packed_command([data])
         except (redis.RedisError, OSError) as exc:
             raise UntangleError(connection.explain(exc, self.server.options, self.server.variable)) from exc
         self.bytes += len(data)
-        self._pending.append(len(keys))
+        self._pending.append(len(keys) + len(strings))
         if len(self._pending) > 2:
             self._read(self._pending.pop(0))
 
@@ -81,7 +96,7 @@ class Writer:
         for line in lines:
             if line == b"+OK":
                 self.written += 1
-            elif line.startswith(b"-BUSYKEY") and not self.replace:
+            elif not self.replace and (line.startswith(b"-BUSYKEY") or line == b"$-1"):
                 self.skipped += 1
             else:
                 raise (TooOld if b"payload version or checksum" in line else UntangleError)(self._refusal(line))
