@@ -133,6 +133,7 @@ def cut_over(
             "last_pass_keys": result.repaired,
             "fence": users,
             "write_refused_seconds": round(refused, 3),
+            "counted": targets[route.purpose].counted(),
         }
     state.update("cut over", by, facts)
     return {"changed": True, "fenced": users, "write_refused_seconds": round(refused, 3), "purposes": facts}

@@ -193,15 +193,13 @@ def info(options: Options) -> dict[str, t.Any]:
             facts.update(source_reachable=False, source_error=exc.message)
         try:
             target = where.open()
-            stats, memory = target.info("stats"), target.info("memory")
+            memory = target.info("memory")
             facts.update(
                 reachable=True,
                 keys_target=target.size(),
                 mark=(marks.read_target(target) or {}).get("state"),
                 fenced=marks.fenced(target),
-                hits=int(stats.get("keyspace_hits") or 0),
-                misses=int(stats.get("keyspace_misses") or 0),
-                evicted=int(stats.get("evicted_keys") or 0),
+                **target.counted(data["purposes"].get(where.purpose, {}).get("counted")),
                 policy=str(memory.get("maxmemory_policy")),
                 maxmemory=int(memory.get("maxmemory") or 0),
                 used_memory=int(memory.get("used_memory") or 0),

@@ -103,6 +103,15 @@ class Server:
     def offset(self) -> int:
         return int(self.info("replication").get("master_repl_offset") or 0)
 
+    def counted(self, since: t.Mapping[str, t.Any] | None = None) -> dict[str, t.Any]:
+        """Look-ups that hit and missed, and keys evicted; since an earlier count where the server has run on from it."""
+        stats, run_id = self.info("stats"), str(self.info("server").get("run_id"))
+        names = {"hits": "keyspace_hits", "misses": "keyspace_misses", "evicted": "evicted_keys"}
+        found = {name: int(stats.get(field) or 0) for name, field in names.items()}
+        if since and since.get("run_id") == run_id and all(found[name] >= since[name] for name in found):
+            found = {name: count - int(since[name]) for name, count in found.items()}
+        return {**found, "run_id": run_id}
+
     def wire(self) -> t.Any:
         """A connection of its own for streaming, already on the right database. Give it back with ``drop``."""
         return self.client.connection_pool.get_connection()
