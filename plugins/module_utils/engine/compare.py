@@ -24,8 +24,9 @@ from .target import TooOld, Writer
 
 Progress = t.Callable[[int, int], None]
 
-#: How often a difference is looked at again, and how long after, before it counts.
-LOOKS, PAUSE_SECONDS = 3, 0.1
+#: How often a difference is looked at before it counts, and how long after the first time it is looked at again (then twice as
+#: long, and so on): a key that is written to all the time may be met half written more than once.
+LOOKS, PAUSE_SECONDS = 6, 0.05
 
 
 @dataclasses.dataclass
@@ -224,10 +225,10 @@ class Comparer:
         if self.repair and different:
             self._mend_whole([key for key, kind in different if kind not in ("extra", "missing")])
             different = self._look([key for key, _kind in different])
-        for _dummy in range(LOOKS - 1):
+        for number in range(LOOKS - 1):
             if not different:
                 return
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS * 2**number)
             different = self._look([key for key, _kind in different])
         for key, kind in different:
             self.result.add(kind, key)
