@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import dataset
+import pytest
 import redis
 
 import servers
@@ -30,7 +31,22 @@ COLLECTIONS = ROOT / ".venv" / "collections"
 VERSION = "redis-7.0"
 SOURCE_SECRET = "s0urce s3cret/%"
 OLD = "redis://:{}@127.0.0.1:{}/{}"
+OLDEST = "2.17.14"
 PROFILES = {"sessions": (0, "sessions"), "pipeline": (5, "queue"), "cache": (10, "cache")}
+
+
+#: What every test of the playbooks needs.
+needs = [
+    pytest.mark.servers,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(not servers.command("redis-7.0"), reason="no redis-server 7.0: run `make testbed`"),
+    pytest.mark.skipif(os.getuid() != 0, reason="instances run as the server's own user, which takes root"),
+]
+
+
+def differs(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Where two sides differ, by kind."""
+    return {kind: found for kind in PROFILES if (found := dataset.difference(one[kind], other[kind]))}
 
 
 def core(version: str | None = None) -> Path | None:

@@ -1,0 +1,101 @@
+# Copyright (c) 2026, the njoy.untangle authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`make demo` and `make demo-clean`, as a newcomer runs them: once, at once again, and gone."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import servers
+
+ROOT = Path(__file__).resolve().parents[2]
+PURPOSES = ("sessions", "pipeline", "cache")
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
+
+
+def docker(*words: str) -> str:
+    if not shutil.which("docker"):
+        return ""
+    return subprocess.run(["docker", *words], capture_output=True, text=True, check=False).stdout
+
+
+def left(place: Path) -> dict[str, object]:
+    """What a demo in this directory leaves on the machine."""
+    processes = []
+    for one in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(place).encode() in one.read_bytes():
+                processes.append(one.read_bytes())
+        except OSError:
+            continue
+    names = "|".join(PURPOSES)
+    there = docker("ps", "--all", "--format", "{{.Names}} {{.Labels}}") + docker(
+        "volume", "ls", "--format", "{{.Name}}"
+    )
+    return {
+        "processes": processes,
+        "containers and volumes": re.findall(rf".*untangle-(?:{names}|demo).*", there),
+        "files": place.exists(),
+    }
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    # root runs the servers as another user, who has to get through
+    made = Path(tempfile.mkdtemp(prefix="ut-demo-", dir="/tmp"))
+    made.chmod(0o711)
+    if left(made / "demo")["containers and volumes"]:
+        pytest.skip("a demo, or a split with the same names, is on this machine already")
+    yield made / "demo"
+    make("demo-clean", made / "demo", "")
+    shutil.rmtree(made, ignore_errors=True)
+
+
+def make(target: str, place: Path, backend: str) -> str:
+    path = os.environ["PATH"]
+    if program := servers.command("redis-7.0"):
+        # What the package would install, so that nothing has to be: the server of the test bed.
+        own = place.parent / "bin"
+        own.mkdir(exist_ok=True)
+        (own / "redis-server").write_text("#!/bin/sh\nexec " + " ".join(program) + ' "$@"\n')
+        (own / "redis-server").chmod(0o755)
+        path = f"{path}:{own}"
+    run = subprocess.run(
+        ["make", "--no-print-directory", target],
+        cwd=ROOT,
+        env={**os.environ, "PATH": path, "DEMO_DIR": str(place), "DEMO_BACKEND": backend},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
+    return run.stdout
+
+
+@pytest.mark.parametrize("backend", ["host", "compose"])
+def test_demo(place: Path, backend: str) -> None:
+    if backend == "compose" and not docker("image", "ls", "--quiet", "redis"):
+        pytest.skip("no Docker engine with an image of Redis: run `make testbed`")
+    for _again in range(2 if backend == "host" else 1):
+        said = make("demo", place, backend)
+        rows = re.findall(r"^  (\w+) +([\d,]+) +([\d,]+) +(\d+) +redis://\S+$", said, re.M)
+        assert sorted(row[0] for row in rows) == sorted(PURPOSES)
+        assert all(row[3] == "0" for row in rows)
+        assert sum(int(row[1].replace(",", "")) for row in rows) >= 200_000
+        assert "none of them missing" in said
+        report = re.search(r"^  Report +(\S+)$", said, re.M)
+        assert report and "<html" in Path(report[1]).read_text()
+        assert re.search(rf"^  Instances +{backend}", said, re.M)
+    assert left(place)["processes"] or left(place)["containers and volumes"]
+    make("demo-clean", place, backend)
+    assert left(place) == {"processes": [], "containers and volumes": [], "files": False}
