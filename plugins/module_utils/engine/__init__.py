@@ -9,13 +9,17 @@ All of its files are imported here, because only what is imported statically tra
 from __future__ import annotations
 
 from . import (
+    commands,
     compare,
     copy,
     cutover,
+    feed,
     forget,
     job,
     jobs,
+    link,
     marks,
+    mirror,
     preview,
     retire,
     route,
@@ -27,13 +31,17 @@ from . import (
 )
 
 __all__ = [
+    "commands",
     "compare",
     "copy",
     "cutover",
+    "feed",
     "forget",
     "job",
     "jobs",
+    "link",
     "marks",
+    "mirror",
     "preview",
     "retire",
     "route",

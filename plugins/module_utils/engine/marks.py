@@ -29,7 +29,7 @@ _OLD_MARK = "untangle.mark."
 # --- the mark on the target ---------------------------------------------------------------------------------------------
 
 
-def _library(facts: t.Mapping[str, t.Any]) -> str:
+def library(facts: t.Mapping[str, t.Any]) -> str:
     text = json.dumps(facts, sort_keys=True)
     return (
         "#!lua name=%s\n-- njoy.untangle: %s\n"
@@ -61,7 +61,7 @@ def write_target(target: Server, facts: t.Mapping[str, t.Any], first: bool = Fal
                 target.run("ACL", "DELUSER", line.split()[1])
         target.run("ACL", "SETUSER", _OLD_MARK + json.dumps(facts, sort_keys=True).encode().hex(), "off")
         return
-    command = ["FUNCTION", "LOAD", *([] if first else ["REPLACE"]), _library(facts)]
+    command = ["FUNCTION", "LOAD", *([] if first else ["REPLACE"]), library(facts)]
     try:
         _even_when_full(target, lambda: target.run(*command))
     except UntangleError as exc:

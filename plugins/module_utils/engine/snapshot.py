@@ -240,8 +240,9 @@ class Reader:
         self.match = match or ""
         self.wire = server.wire()
         self._clocked = True
-        #: Whether every key so far was a string.
-        self._strings = True
+        #: Whether every key so far was a string. Only a copy begins with that belief: where it is wrong the server counts one
+        #: error, and nobody but a copy asks often enough for it to matter.
+        self._strings = what == "copy"
         self.sha = self._load()
         self.cursor: str | None = "0"
         self.left: list[bytes] = []
@@ -314,7 +315,7 @@ class Reader:
             raise UntangleError(connection.explain(exc, self.server.options, self.server.variable)) from exc
         self._strings = bool(believed)
         if self._named:
-            self._rest = left
+            self.rest = left
         else:
             self.cursor, self.left = (cursor.decode() or None), left
         self.slowest_us = max(self.slowest_us, micros)
@@ -344,7 +345,7 @@ class Reader:
         while rest:
             self.ask(rest[:NAMES])
             page = self.answer()
-            rest = self._rest + rest[NAMES:]
+            rest = self.rest + rest[NAMES:]
             yield page
 
     def named(self, names: t.Sequence[bytes]) -> Page:
@@ -352,6 +353,7 @@ class Reader:
         result = Page([], [], 0, 0)
         for page in self.named_pages(names):
             result.keys += page.keys
+            result.strings += page.strings
             result.big += page.big
             result.offset = page.offset
         return result
@@ -391,7 +393,7 @@ class Reader:
                     while not self._transaction([name], result):
                         pass
         if self._named:
-            self._rest = rest
+            self.rest = rest
         else:
             self.left = rest
         return result
