@@ -61,6 +61,9 @@ def clean(server: servers.Server) -> None:
     users = [name for name in put("ACL", "USERS") if name not in (b"default", "default")]
     if users:
         put("ACL", "DELUSER", *users)
+    # left as the replica of an engine that has ended
+    put("REPLICAOF", "NO", "ONE")
+    put("CONFIG", "SET", "replica-read-only", "yes")
     put("CONFIG", "SET", "maxmemory", "0")
     put("CONFIG", "SET", "maxmemory-policy", "noeviction")
     put("FLUSHALL")

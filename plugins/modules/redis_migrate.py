@@ -35,9 +35,12 @@ options:
     description:
       - V(copied) copies each database once, to the end, while it is in use; RV(purposes) then says V(copied) and a second call changes
         nothing. What is written meanwhile is brought over by M(njoy.untangle.redis_cutover).
+      - V(mirrored) brings the databases into step through the source's change feed and keeps them so, by a job on the host that goes
+        on after this call. RV(purposes) then says V(mirrored); a second call finds the job and changes nothing. The cutover is made
+        by that job, in milliseconds. The target is a replica of the engine meanwhile and takes no writes from others.
       - V(stopped) ends a job that is running and lets go of a fence that a broken-off cutover left.
     type: str
-    choices: [copied, stopped]
+    choices: [copied, mirrored, stopped]
     default: copied
   on_conflict:
     description:
@@ -94,7 +97,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec=dict(
             ENGINE_OPTIONS,
-            state={"type": "str", "choices": ["copied", "stopped"], "default": "copied"},
+            state={"type": "str", "choices": ["copied", "mirrored", "stopped"], "default": "copied"},
             on_conflict={"type": "str", "choices": ["replace", "skip"], "default": "replace"},
             match={"type": "str"},
             exclude={"type": "list", "elements": "str"},
@@ -103,6 +106,9 @@ def main() -> None:
     )
     if module.params["state"] == "copied":
         run(module, "copied", preview.copied)
+        return
+    if module.params["state"] == "mirrored":
+        run(module, "mirrored", preview.mirrored)
         return
     ended = False
 

@@ -42,7 +42,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 purposes:
-  description: Per purpose its C(state) (planned, copying, copied, cut_over, returned, retired) and the figures of both sides; look-ups and evictions since its cutover.
+  description:
+    - Per purpose its C(state) (planned, copying, copied, mirrored, cut_over, returned, retired) and the figures of both sides.
+    - Look-ups and evictions are counted from its cutover on.
   returned: success
   type: dict
   sample: {"cache": {"state": "cut_over", "keys_source": 120000, "keys_target": 120100, "hits": 900, "misses": 10, "evicted": 0}}

@@ -19,6 +19,7 @@ import redis
 import rig as rigs
 
 import servers
+from ansible_collections.njoy.untangle.plugins.module_utils.engine.link import Broken
 from ansible_collections.njoy.untangle.plugins.module_utils.engine.mirror import Mirror
 
 pytestmark = pytest.mark.servers
@@ -57,6 +58,23 @@ def test_a_database_and_what_is_written_to_it(split, version):
         old.delete("int")
         in_step(rig, mirror)
         assert rig.new().lrange("newer", 0, -1) == [b"a", b"b"]
+
+
+@each_version
+def test_what_the_target_refuses_is_found(split, version):
+    """Nothing is answered on a link: the target counts, and what other clients do wrong there is not its business."""
+    rig = split(version)
+    rig.old().set("string", "x")
+    with following(rig) as mirror:
+        in_step(rig, mirror)
+        with pytest.raises(redis.ResponseError):
+            rig.new().execute_command("NONSENSE")
+        in_step(rig, mirror)
+        mirror.lanes[0].link.send(b"*3\r\n$5\r\nLPUSH\r\n$6\r\nstring\r\n$1\r\na\r\n")
+        with pytest.raises(Broken, match="has refused a command"):
+            mirror.catch_up(rig.engine_source().offset())
+        mirror.mend()
+        in_step(rig, mirror)
 
 
 def program(client: redis.Redis, chance: random.Random, database: int) -> None:

@@ -9,7 +9,7 @@ import time
 import typing as t
 
 from ..errors import UntangleError
-from . import compare, marks, values
+from . import compare, link, marks, values
 from .route import Route, adopt, canary, check, standing, unbounded
 from .server import Server
 from .snapshot import Limits, Reader
@@ -51,6 +51,8 @@ def copied(
                 "%s: the way back to database %d of %s was broken off before its end. Run rollback again first; nothing was changed."
                 % (route.purpose, route.database, source.address)
             )
+        if where in ("copying", "mirrored"):
+            link.release(target)
         check(source, target, route)
         if where == "copied":
             done[route.purpose] = {"state": where, "changed": False}

@@ -14,7 +14,7 @@ import typing as t
 
 from .. import connection
 from ..errors import UntangleError
-from . import compare, copy, cutover, marks, retire, state
+from . import compare, copy, cutover, live, marks, retire, state
 from .route import Route, routes, standing
 from .server import Server
 from .snapshot import Limits
@@ -22,8 +22,13 @@ from .snapshot import Limits
 Options = t.Mapping[str, t.Any]
 
 
-def perform(kind: str, options: Options, by: str, report: copy.Report) -> dict[str, t.Any]:
-    """Do one kind of work: copied, stopped, cut_over, returned, compare, retired or restored."""
+def perform(
+    kind: str, options: Options, by: str, report: copy.Report, directory: str | None = None
+) -> dict[str, t.Any]:
+    """Do one kind of work: copied, mirrored, stopped, cut_over, returned, compare, retired or restored.
+
+    ``directory`` is that of the job; only a mirror needs it, to be spoken to.
+    """
     where = routes(options["routes"])
     split = state.State(options["state_dir"])
     limits = Limits(
@@ -45,6 +50,8 @@ def perform(kind: str, options: Options, by: str, report: copy.Report) -> dict[s
             options.get("exclude") or (),
         )
         return {"changed": any(p["changed"] for p in purposes.values()), "purposes": purposes}
+    if kind == "mirrored":
+        return live.mirrored(source, where, split, by, report, limits, live.Desk(str(directory)))
     if kind == "stopped":
         return stopped(source, where, split, by)
     if kind == "cut_over":
@@ -181,12 +188,13 @@ def main(directory: str) -> int:
     os.unlink(path)
     # Ended politely, the work undoes what must be undone.
     signal.signal(signal.SIGTERM, _ended)
-    lock = state.Lock(spec["options"]["state_dir"])
+    # A mirror goes on for days, and databases are compared meanwhile.
+    lock = state.Lock(spec["options"]["state_dir"], "mirror.lock" if spec["kind"] == "mirrored" else "lock")
     result: dict[str, t.Any]
     try:
         connection.use_library(spec.get("client_library"))
         lock.take(spec["kind"], spec["by"])
-        result = perform(spec["kind"], spec["options"], spec["by"], Status(directory))
+        result = perform(spec["kind"], spec["options"], spec["by"], Status(directory), directory)
     except UntangleError as exc:
         result = {"failed": True, "msg": exc.message}
     except SystemExit:

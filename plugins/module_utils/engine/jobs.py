@@ -21,7 +21,7 @@ import typing as t
 import zipfile
 
 from ..errors import UntangleError
-from . import state
+from . import live, state
 
 _PACKAGE = __name__.rsplit(".", 1)[0]
 _ROOT = "ansible_collections/njoy/untangle/plugins/module_utils/"
@@ -35,15 +35,28 @@ def call(
     Returns its result, or ``running`` with ``job`` and ``progress``.
     """
     directory = str(options["state_dir"])
-    job = (
-        params.get("job")
-        or find(directory, kind, options)
-        or start(directory, kind, options, str(params.get("by") or "unknown"), library)
-    )
+    by = str(params.get("by") or "unknown")
+    mirror = running(directory, "mirrored")
+    if mirror and kind == "cut_over":
+        # In the process that keeps the targets in step: nobody else could end that at the right moment.
+        wanted = {name: options.get(name) for name in ("fence", "writers_stopped")}
+        desk = live.Desk(os.path.join(directory, "jobs", str(mirror["job"])))
+        return desk.ask({**wanted, "by": by}, lambda: running(directory, "mirrored") is not None, 120)
+    if mirror and kind == "returned":
+        stop(directory)
+    found = None if params.get("job") else find(directory, kind, options)
+    job = str(params.get("job") or found or start(directory, kind, options, by, library))
+    desk = live.Desk(os.path.join(directory, "jobs", job))
+    joined = bool(found and desk.ready())
     wait = params.get("wait")
     end = None if wait is None else time.monotonic() + float(wait)
     while True:
-        answer = poll(directory, str(job))
+        answer = poll(directory, job)
+        ready = desk.ready() if answer.get("running") else None
+        if ready:
+            # In step, and the job goes on.
+            purposes = {name: {**facts, "changed": not joined} for name, facts in ready["purposes"].items()}
+            return {"changed": not joined, "purposes": purposes, "job": job}
         if not answer.get("running") or (end is not None and time.monotonic() >= end):
             return answer
         time.sleep(0.1)
@@ -65,6 +78,8 @@ def find(directory: str, kind: str, options: t.Mapping[str, t.Any]) -> str | Non
     for job in reversed(_jobs(directory)):
         facts = _read(os.path.join(directory, "jobs", job, "job.json"))
         if facts and _alive(facts) and not os.path.exists(os.path.join(directory, "jobs", job, "result.json")):
+            if facts["kind"] == "mirrored" and kind == "compare":
+                continue
             if facts["fingerprint"] == _fingerprint(kind, options):
                 return job
             raise UntangleError(
@@ -74,11 +89,16 @@ def find(directory: str, kind: str, options: t.Mapping[str, t.Any]) -> str | Non
     return None
 
 
-def running(directory: str) -> dict[str, t.Any] | None:
-    """The job that runs just now, with its progress."""
+def running(directory: str, kind: str | None = None) -> dict[str, t.Any] | None:
+    """The job that runs just now, perhaps of one kind, with its progress."""
     for job in reversed(_jobs(directory)):
         facts = _read(os.path.join(directory, "jobs", job, "job.json"))
-        if facts and _alive(facts) and not os.path.exists(os.path.join(directory, "jobs", job, "result.json")):
+        if (
+            facts
+            and kind in (None, facts["kind"])
+            and _alive(facts)
+            and not os.path.exists(os.path.join(directory, "jobs", job, "result.json"))
+        ):
             progress = _read(os.path.join(directory, "jobs", job, "status.json"))
             return {
                 "job": job,

@@ -53,6 +53,8 @@ class Lane:
         #: Points of the link and of the feed that belong together: what the target acknowledges, in the feed's offsets.
         self._points: collections.deque[tuple[int, int]] = collections.deque()
         self.applied = 0
+        #: Offset of the last write to this database.
+        self.written = 0
         self.keys = self.bytes = self.again = self.commands = self.starts = 0
         self.reader = self._reader(limits)
         self._whole = self._reader(dataclasses.replace(limits, big_key_bytes=0))
@@ -79,8 +81,8 @@ class Lane:
     def start_over(self) -> None:
         """Read the database anew: its target is emptied first."""
         self.link.send(_FLUSH)
-        if self.target.version >= (7, 0):
-            self.link.send(pack_command([b"FUNCTION", b"LOAD", b"REPLACE", marks.library(self.mark).encode()]))
+        self.mark["state"] = "copying"
+        self.remark()
         self.reader.close()
         self.reader = self._reader(self.limits)
         self._asked, self.snapshot, self._watermark = False, True, 0
@@ -89,6 +91,20 @@ class Lane:
         self._ahead.clear()
         self.keys = 0
         self.starts += 1
+
+    def remark(self) -> None:
+        """The mark comes down the link; before 7.0 it is a user, whom a replica keeps by itself."""
+        if self.target.version >= (7, 0):
+            self.link.send(pack_command([b"FUNCTION", b"LOAD", b"REPLACE", marks.library(self.mark).encode()]))
+
+    def mend(self) -> None:
+        """Take the target again where the link is broken or what it holds cannot be relied on."""
+        self.link.close()
+        self.target = self.route.open()
+        self.link = Link(self.target)
+        self._points.clear()
+        self.applied = 0
+        self.begin()
 
     # -- the feed -------------------------------------------------------------------------------------------------------
 
@@ -99,6 +115,7 @@ class Lane:
         writes = [key for one in effects for key in one.writes]
         if not writes:
             return None
+        self.written = unit.end
         touched = {key for one in effects for key in (*one.writes, *one.reads)}
         exact = all(one.how == "apply" for one in effects if one.writes)
         if (
@@ -331,6 +348,20 @@ class Mirror:
         for number, effects in by_database.items():
             if number in lanes:
                 lanes[number].take(effects, unit)
+
+    def mend(self) -> None:
+        """Start over the routes whose targets are not what they were."""
+        for lane in self.lanes:
+            try:
+                lane.link.pump()
+                lane.link.check()
+            except Broken:
+                lane.mend()
+
+    def wrote_after(self, offset: int) -> bool:
+        """Whether the feed brought a write to one of the routes behind this offset."""
+        self.step(0.0)
+        return any(lane.written > offset for lane in self.lanes)
 
     def in_step(self) -> bool:
         return all(not lane.snapshot and not lane.dirty for lane in self.lanes)

@@ -37,12 +37,17 @@ def _without_target(source: Server, where: Route, split: state.State) -> str:
     return "planned"
 
 
-def copied(options: Options) -> dict[str, t.Any]:
+def mirrored(options: Options) -> dict[str, t.Any]:
+    return copied(options, "mirror", jobs.running(str(options["state_dir"]), "mirrored") is not None)
+
+
+def copied(options: Options, verb: str = "copy", follows: bool = False) -> dict[str, t.Any]:
     purposes = {}
     for where, source, target, place in _places(options):
-        todo = place not in ("copied", "cut_over", "retired")
+        todo = place not in ("copied" if verb == "copy" else "", "cut_over", "retired") and not follows
         if todo and target:
-            route.look(source, target, where)
+            if str(target.info("replication").get("role")) == "master" or not marks.read_target(target):
+                route.look(source, target, where)
             mark = marks.read_target(target)
             if not mark and target.size() and options.get("on_conflict") != "skip" and target.size() != source.size():
                 raise UntangleError(
@@ -51,7 +56,7 @@ def copied(options: Options) -> dict[str, t.Any]:
                 )
         keys = source.size()
         would = (
-            "copy %d keys of database %d of %s to %s" % (keys, where.database, source.address, where.where)
+            "%s %d keys of database %d of %s to %s" % (verb, keys, where.database, source.address, where.where)
             if todo
             else "nothing: %s" % place
         )

@@ -81,8 +81,8 @@ class State:
 class Lock:
     """Held by the process that works on a split; its text says who runs what since when. Dies with the process."""
 
-    def __init__(self, directory: str) -> None:
-        self.path = os.path.join(directory, "lock")
+    def __init__(self, directory: str, name: str = "lock") -> None:
+        self.path = os.path.join(directory, name)
         self._stream: t.IO[str] | None = None
 
     def take(self, what: str, by: str) -> None:

@@ -17,10 +17,10 @@ def words(data):
     """A flat list of commands out of their wire form."""
     found = []
     while data:
-        head, _, data = data.partition(b"\r\n")
+        head, _end, data = data.partition(b"\r\n")
         command = []
         for _word in range(int(head[1:])):
-            size, _, data = data.partition(b"\r\n")
+            size, _end, data = data.partition(b"\r\n")
             command.append(data[: int(size[1:])])
             data = data[int(size[1:]) + 2 :]
         found.append(command)
