@@ -29,7 +29,8 @@ import servers
 ROOT = Path(__file__).resolve().parents[1]
 COLLECTIONS = ROOT / ".venv" / "collections"
 VERSION = "redis-7.0"
-SOURCE_SECRET = "s0urce s3cret/%"
+#: Of this process alone: another one that runs beside it may show its own on a command line.
+SOURCE_SECRET = f"s0urce s3cret/%{os.getpid()}"
 OLD = "redis://:{}@127.0.0.1:{}/{}"
 OLDEST = "2.17.14"
 PROFILES = {"sessions": (0, "sessions"), "pipeline": (5, "queue"), "cache": (10, "cache")}

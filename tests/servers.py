@@ -217,14 +217,14 @@ class Server:
                 self.process.wait(20)  # type: ignore[union-attr]
             except subprocess.TimeoutExpired:
                 self.kill()
-        self._forget_clients()
+        self.forget_clients()
 
     def kill(self) -> None:
         """SIGKILL."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
-        self._forget_clients()
+        self.forget_clients()
 
     def restart(self) -> Server:
         """Stop it if it runs, and start it again where it was."""
@@ -275,7 +275,7 @@ class Server:
     def address(self) -> str:
         return f"{self.host}:{self.port}"
 
-    def _forget_clients(self) -> None:
+    def forget_clients(self) -> None:
         for client in self._clients:
             with contextlib.suppress(Exception):
                 client.close()

@@ -44,11 +44,6 @@ def options(given: Facts, plan: Plan | None = None) -> dict[str, t.Any]:
 
     Without a plan (an audit of a server that nobody has planned for yet) names of purposes are not looked up.
     """
-    if plan is not None and plan["strategy"] == "live":
-        raise UntangleError(
-            "redis_split_strategy is live, which this release does not have yet. Set it to copy: writes are refused for the "
-            "seconds of the last pass."
-        )
     latency = _number(given, "max_latency_ms", 5.0, 0.1, 10_000)
     return {
         "state_dir": _path(given, "state_dir"),
@@ -248,7 +243,7 @@ def memory_problems(
 
 def _to_come(purpose: Facts, facts: Facts, standing: Facts) -> int:
     """Bytes that a purpose will need beyond what its instance holds already."""
-    if standing.get("state") in ("copied", *MOVED):
+    if standing.get("state") in ("copied", "mirrored", *MOVED):
         return 0
     found = next((one for one in facts["databases"] if int(one["database"]) == purpose["database"]), None) or {}
     memory = found.get("memory") or {}

@@ -75,8 +75,13 @@ def announcement(
                 else "about a second and one more for every %d keys (the audit says how many there are)" % COMPARE_RATE
             )
             lines.append(
-                "Writes to these databases: refused during the last pass of the cutover, %s, and then until each application has been %s."
-                % (estimate, "restarted" if plan["apps"] else "pointed at its new instance")
+                "Writes to these databases: refused during %s, and then until each application has been %s."
+                % (
+                    "the cutover, some milliseconds"
+                    if plan["strategy"] == "live"
+                    else "the last pass of the cutover, " + estimate,
+                    "restarted" if plan["apps"] else "pointed at its new instance",
+                )
             )
         if options.get("writers_stopped"):
             lines.append("  The applications are stopped before that and started after it.")
@@ -179,9 +184,13 @@ def copied(plan: Plan, purposes: Facts) -> list[str]:
         elif not done.get("changed", bool(done.get("copy_seconds"))):
             text = "%s already, nothing to copy" % _state(done)
         else:
-            text = "%s keys, %s in %s" % (
-                _known(done.get("keys_copied")), size(done.get("bytes") or 0), "%.1f s" % float(done.get("copy_seconds") or 0),
-            )  # fmt: skip
+            text = "%s keys, %s%s" % (
+                _known(done.get("keys_copied")),
+                size(done.get("bytes") or 0),
+                ", and in step since"
+                if done.get("state") == "mirrored"
+                else " in %.1f s" % float(done.get("copy_seconds") or 0),
+            )
         lines.append("%s: %s" % (one["name"], text))
     return lines
 

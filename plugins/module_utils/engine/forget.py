@@ -18,6 +18,7 @@ from .server import Server
 FILES = (
     "split.json",
     "lock",
+    "mirror.lock",
     "differences.tsv",
     "jobs",
     "lib",

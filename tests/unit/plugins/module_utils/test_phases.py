@@ -103,11 +103,6 @@ def test_what_cannot_be_meant(name: str, value: Any, word: str) -> None:
         phases.options({name: value}, planned())
 
 
-def test_the_live_strategy_is_refused() -> None:
-    with pytest.raises(UntangleError, match="Set it to copy"):
-        phases.options({}, planned(strategy="live"))
-
-
 def test_one_rate_is_for_the_caches() -> None:
     assert phases.options({"min_hit_rate": "0.8"}, planned())["min_hit_rate"] == {"cache": 0.8}
     assert phases.options({"min_hit_rate": 80}, planned())["min_hit_rate"] == {"cache": 0.8}
