@@ -238,13 +238,19 @@ class Site:
         watcher = threading.Thread(target=self._watch, args=(done,), daemon=True)
         watcher.start()
         lines = []
+        impatient: threading.Timer | None = None
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line)
             if until is not None and until in line:
                 until = None
                 os.killpg(process.pid, how or signal.SIGKILL)
+                # Interrupted at a bad moment Ansible waits for ever for a worker that is gone; people press ctrl-C again.
+                impatient = threading.Timer(20, os.killpg, (process.pid, how or signal.SIGKILL))
+                impatient.start()
         code = process.wait()
+        if impatient:
+            impatient.cancel()
         done.set()
         watcher.join()
         assert until is None, f"{until!r} never came:\n" + "".join(lines)[-4000:]
