@@ -115,7 +115,7 @@ def mirrored(
     mirror = Mirror(engine.options, todo, limits)
     try:
         mirror.start(lambda seconds: _tell(mirror, report))
-        _follow(mirror, todo, state, by, report, desk)
+        _follow(mirror, state, by, report, desk)
         return _serve(mirror, engine, admin, todo, state, by, report, desk, done)
     except BaseException:
         for lane in mirror.lanes:
@@ -169,7 +169,7 @@ def _turn(mirror: Mirror, seconds: float = 0.05) -> None:
         mirror.mend()
 
 
-def _follow(mirror: Mirror, routes: t.Sequence[Route], state: State, by: str, report: Report, desk: Desk) -> None:
+def _follow(mirror: Mirror, state: State, by: str, report: Report, desk: Desk) -> None:
     """Until everything is in step for the first time."""
     told = 0.0
     while not mirror.in_step():
@@ -180,8 +180,6 @@ def _follow(mirror: Mirror, routes: t.Sequence[Route], state: State, by: str, re
     mirror.catch_up(mirror.source.offset())
     facts = {}
     for lane in mirror.lanes:
-        lane.mark["state"] = "mirrored"
-        lane.remark()
         facts[lane.route.purpose] = {
             "state": "mirrored",
             "database": lane.route.database,
@@ -225,6 +223,8 @@ def _serve(
             result = cut_over(mirror, engine, admin, routes, state, str(request.get("by") or by), request)
         except UntangleError as exc:
             desk.answer({"failed": True, "msg": exc.message})
+            if isinstance(exc, Broken):
+                mirror.mend()
             continue
         desk.answer(result)
         return {**result, "purposes": {**done, **result["purposes"]}}

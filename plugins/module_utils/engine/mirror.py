@@ -165,6 +165,10 @@ class Lane:
             self._page(position)
         elif self.dirty:
             self._dump_again(position)
+        elif self.mark["state"] != "mirrored":
+            # For the first time, or again after it had to start over.
+            self.mark["state"] = "mirrored"
+            self.remark()
 
     def _page(self, position: int) -> None:
         if not self.reader.more and not self._asked:
