@@ -37,8 +37,8 @@ demo-clean: ## take away what the demo made
 
 # -- test it -----------------------------------------------------------------------------------------------------------
 
-.PHONY: test unit lint integration units-matrix sanity molecule build bench testbed setup-dev clean
-test: lint unit units-matrix build sanity integration molecule ## what .ci/run runs
+.PHONY: test unit lint integration faults soak units-matrix sanity molecule build bench testbed setup-dev clean
+test: lint unit units-matrix build sanity integration faults molecule ## what .ci/run runs
 
 setup-dev: $(DEV) ## add the test tools to .venv
 
@@ -48,14 +48,27 @@ testbed: ## Docker, images and test servers on this machine (root or sudo)
 unit: $(DEV) ## unit tests, no server needed
 	$(PYTEST) tests/unit
 
+.PHONY: cores
+cores: $(DEV)
+	@tools/units-matrix.sh --venvs
+
 units-matrix: $(DEV) ## unit tests under the oldest and the newest ansible-core
 	@tools/units-matrix.sh
 
 lint: $(DEV) ## ansible-lint, yamllint, ruff, mypy, shellcheck, defaults against argument_specs
 	@tools/lint.sh
 
-integration: $(DEV) testbed ## modules and playbooks against real servers
-	$(PYTEST) tests/integration --numprocesses 2 --dist loadfile
+# begun first, so that none of them runs alone at the end; a third process, since they wait a fifth of the time
+LONGEST := playbooks playbooks_broken_off demo playbooks_live instances
+
+integration: $(DEV) testbed cores ## modules and playbooks against real servers
+	$(PYTEST) $(LONGEST:%=tests/integration/test_%.py) tests/integration --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
+
+faults: $(DEV) testbed ## servers, network and engine fail while a split runs, and nothing may be lost
+	$(PYTEST) tests/faults --numprocesses 2
+
+soak: $(DEV) testbed ## the same with new seeds and keys of 100 MB: make soak MINUTES=30
+	UNTANGLE_SOAK=$${MINUTES:-10} $(PYTEST) tests/faults --capture=no -k soak
 
 sanity: $(DEV) ## ansible-test sanity
 	@tools/ansible-test.sh sanity --venv

@@ -6,25 +6,29 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import pty
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
+import termios
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cores
 import dataset
 import pytest
 import redis
 
 import servers
+from ansible_collections.njoy.untangle.plugins.module_utils.engine import jobs
 
 ROOT = Path(__file__).resolve().parents[1]
 COLLECTIONS = ROOT / ".venv" / "collections"
@@ -32,7 +36,6 @@ VERSION = "redis-7.0"
 #: Of this process alone: another one that runs beside it may show its own on a command line.
 SOURCE_SECRET = f"s0urce s3cret/%{os.getpid()}"
 OLD = "redis://:{}@127.0.0.1:{}/{}"
-OLDEST = "2.17.14"
 PROFILES = {"sessions": (0, "sessions"), "pipeline": (5, "queue"), "cache": (10, "cache")}
 
 
@@ -50,11 +53,18 @@ def differs(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     return {kind: found for kind in PROFILES if (found := dataset.difference(one[kind], other[kind]))}
 
 
-def core(version: str | None = None) -> Path | None:
-    """ansible-playbook of the running environment, or of another ansible-core that `make units-matrix` has laid down."""
-    path = Path(sys.executable).parent if version is None else ROOT / ".cache" / f"venv-core-{version}" / "bin"
-    found = path / "ansible-playbook"
-    return found if found.exists() else None
+def _lines(screen: int) -> Iterator[str]:
+    """What is written to a terminal or a pipe, until nobody is left to write."""
+    with open(os.dup(screen), encoding="utf-8", errors="replace", newline="\n") as stream, contextlib.suppress(OSError):
+        # a terminal whose last user has gone answers with an error
+        for line in stream:
+            yield line.replace("\r\n", "\n")
+
+
+def _take_terminal() -> None:
+    # what was started in the background hands down that it hears no interrupt
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 class Run:
@@ -75,8 +85,9 @@ class Run:
 class Site:
     """`site.play("cutover")` runs a phase as a user does, by its FQCN, and returns what came of it."""
 
-    def __init__(self, *apps: str, **variables: Any):
+    def __init__(self, *apps: str, core: str | None = None, **variables: Any):
         self.apps = apps or ("web1",)
+        self.core = core
         # not below pytest's directories: those let nobody through but their owner
         self.top = Path(tempfile.mkdtemp(prefix="ut-play-", dir="/tmp"))
         self.top.chmod(0o711)
@@ -84,13 +95,14 @@ class Site:
         self.source.config["requirepass"] = f'"{SOURCE_SECRET}"'
         self.source.start()
         # names of its own: containers and units of two sites must not meet
-        tag = self.top.name[-6:].lower().replace("_", "x")
-        self.names = {kind: f"{kind}_{tag}" for kind in PROFILES}
+        self.tag = self.top.name[-6:].lower().replace("_", "x")
+        self.names = {kind: f"{kind}_{self.tag}" for kind in PROFILES}
         self.ports = {kind: servers.free_port() for kind in PROFILES}
         self.state = self.top / "state"
         self.log = self.top / "restarts"
         self.files = {name: self.top / f"{name}.env" for name in self.apps}
         self.inventory = self.top / "inventory.ini"
+        self.collections = str(COLLECTIONS)
         self.output = ""
         self.cmdlines: set[str] = set()
         for file in self.files.values():
@@ -102,6 +114,8 @@ class Site:
         self.before = {name: file.read_text() for name, file in self.files.items()}
         self.write_inventory()
         self.variables: dict[str, Any] = {
+            # (those with the default, live, say so: its stories are in test_playbooks_live.py)
+            "redis_split_strategy": "copy",
             "redis_split_source": {"host": "127.0.0.1", "port": self.source.port, "password": SOURCE_SECRET},
             "redis_split_purposes": [
                 {
@@ -146,6 +160,22 @@ class Site:
             lines += [f"[{name}]", *hosts]
         self.inventory.write_text("\n".join(lines) + "\n")
 
+    def install_tarball(self) -> None:
+        """From here on run what a user has who installed the collection, not the checkout."""
+        galaxy, built = [str(cores.ansible_playbook().with_name("ansible-galaxy")), "collection"], self.top / "dist"
+        env = {**os.environ, "ANSIBLE_HOME": str(self.top / "ansible"), "ANSIBLE_COLLECTIONS_PATH": str(self.top)}
+        subprocess.run(
+            [*galaxy, "build", "--output-path", str(built)], cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL
+        )
+        (tarball,) = built.iterdir()
+        # what it depends on is beside the checkout already, and nothing is fetched
+        words = ["install", "--no-deps", "--offline", "--collections-path", str(built), str(tarball)]
+        subprocess.run([*galaxy, *words], env=env, check=True, stdout=subprocess.DEVNULL)
+        for other in (COLLECTIONS / "ansible_collections").iterdir():
+            if other.name != "njoy":
+                (built / "ansible_collections" / other.name).symlink_to(other)
+        self.collections = str(built)
+
     # -- data ---------------------------------------------------------------------------------------------------------
 
     def admin(self, database: int = 0) -> redis.Redis:
@@ -160,8 +190,9 @@ class Site:
         """An instance as the engine, or as its application (user ``app``)."""
         name = self.names[kind]
         password = (self.state / "secrets" / f"{name}.{'admin' if user == 'untangle' else 'app'}").read_text()
+        (purpose,) = (one for one in self.variables["redis_split_purposes"] if one["name"] == name)
         return redis.Redis(
-            host="127.0.0.1",
+            host=purpose.get("address", "127.0.0.1"),
             port=self.ports[kind],
             username=user if user == "untangle" else name,
             password=password,
@@ -178,8 +209,8 @@ class Site:
     def source_data(self) -> dict[str, Any]:
         return {name: dataset.read(self.admin(database), VERSION) for name, (database, _p) in PROFILES.items()}
 
-    def target_data(self) -> dict[str, Any]:
-        return {name: dataset.read(self.instance(name), VERSION) for name in PROFILES}
+    def target_data(self, **tls: Any) -> dict[str, Any]:
+        return {name: dataset.read(self.instance(name, **tls), VERSION) for name in PROFILES}
 
     # -- running ------------------------------------------------------------------------------------------------------
 
@@ -188,7 +219,7 @@ class Site:
         phase: str,
         *words: str,
         ok: bool | None = True,
-        version: str | None = None,
+        core: str | None = None,
         until: str | None = None,
         how: signal.Signals | None = None,
         environment: dict[str, str] | None = None,
@@ -197,13 +228,14 @@ class Site:
     ) -> Run:
         """Run a phase, perhaps `inside` another command.
 
-        With `until`, send `how` to it as soon as its output holds that text; `ok` None: any end will do.
+        With `until`, send `how` to it as soon as its output holds that text; `ok` None: any end will do. SIGINT comes from a
+        terminal of its own, by its key.
         """
         file = self.top / "vars.json"
         file.write_text(json.dumps(self.variables if variables is None else variables))
         command = [
             *inside,
-            str(core(version)),
+            str(cores.ansible_playbook(core or self.core)),
             "-i",
             str(self.inventory),
             f"njoy.untangle.{phase}",
@@ -213,7 +245,7 @@ class Site:
         ]
         env = {
             **os.environ,
-            "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
+            "ANSIBLE_COLLECTIONS_PATH": self.collections,
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_PIPELINING": "1",
             "ANSIBLE_HOME": str(self.top / "ansible"),
@@ -223,34 +255,43 @@ class Site:
             **(environment or {}),
         }
         env.pop("ANSIBLE_CONFIG", None)
+        screen, terminal = pty.openpty() if how == signal.SIGINT else os.pipe()
         process = subprocess.Popen(
             command,
             cwd=self.top,
             env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdin=terminal if how == signal.SIGINT else subprocess.DEVNULL,
+            stdout=terminal,
             stderr=subprocess.STDOUT,
-            text=True,
-            # a group of its own: a terminal's interrupt goes to all of it
+            # a session of its own: a terminal's interrupt goes to all that runs in it
             start_new_session=True,
+            preexec_fn=_take_terminal if how == signal.SIGINT else None,
         )
+        os.close(terminal)
+
+        def end() -> None:
+            if how == signal.SIGINT:
+                os.write(screen, b"\x03")
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
+
         done = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(done,), daemon=True)
         watcher.start()
         lines = []
         impatient: threading.Timer | None = None
-        assert process.stdout is not None
-        for line in process.stdout:
+        for line in _lines(screen):
             lines.append(line)
             if until is not None and until in line:
                 until = None
-                os.killpg(process.pid, how or signal.SIGKILL)
+                end()
                 # Interrupted at a bad moment Ansible waits for ever for a worker that is gone; people press ctrl-C again.
-                impatient = threading.Timer(20, os.killpg, (process.pid, how or signal.SIGKILL))
+                impatient = threading.Timer(20, end)
                 impatient.start()
         code = process.wait()
         if impatient:
             impatient.cancel()
+        os.close(screen)
         done.set()
         watcher.join()
         assert until is None, f"{until!r} never came:\n" + "".join(lines)[-4000:]
@@ -263,7 +304,7 @@ class Site:
     def _watch(self, done: threading.Event) -> None:
         """Note the command lines of all processes that start meanwhile."""
         there = set(os.listdir("/proc"))
-        while not done.wait(0.02):
+        while not done.wait(0.05):
             for name in os.listdir("/proc"):
                 if name.isdigit() and name not in there:
                     with contextlib.suppress(OSError):
@@ -291,11 +332,7 @@ class Site:
             for path in sorted(self.top.rglob("*"))
             if self.top / "ansible" not in [path, *path.parents] and path.name != "vars.json"
         }
-        tag = self.names["cache"].rpartition("_")[2]
-        docker = ["docker", "ps", "--all", "--quiet", "--filter", f"name={tag}"]
-        containers = (
-            subprocess.run(docker, capture_output=True, text=True, check=False).stdout if shutil.which("docker") else ""
-        )
+        containers = self.docker("ps", "--all", "--quiet", "--filter", f"name={self.tag}")
         return {
             "files": files,
             "processes": sorted(processes),
@@ -305,6 +342,13 @@ class Site:
             "keys": self.source_data(),
         }
 
+    @staticmethod
+    def docker(*words: str) -> str:
+        """What docker says, or nothing where there is none."""
+        if not shutil.which("docker"):
+            return ""
+        return subprocess.run(["docker", *words], capture_output=True, text=True, check=False).stdout
+
     def secrets(self) -> dict[str, str]:
         """Every secret of this site by where it is kept."""
         found = {"the source's": SOURCE_SECRET}
@@ -313,9 +357,17 @@ class Site:
         return found
 
     def close(self) -> None:
+        jobs.stop(str(self.state))
         for name in self.names.values():
             program = self.state / "instances" / name / "instance"
             if program.exists():
                 subprocess.run([str(program), "stop"], capture_output=True, check=False)
+        for kind, away in (
+            ("ps --all", "rm --force --volumes"),
+            ("network ls", "network rm"),
+            ("volume ls", "volume rm"),
+        ):
+            if found := self.docker(*kind.split(), "--quiet", "--filter", f"name={self.tag}").split():
+                self.docker(*away.split(), *found)
         self.source.close()
         shutil.rmtree(self.top, ignore_errors=True)

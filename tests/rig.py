@@ -32,7 +32,9 @@ import servers
 from ansible_collections.njoy.untangle.plugins.module_utils import engine
 from ansible_collections.njoy.untangle.plugins.module_utils.engine.server import Server
 
-SILENT: Callable[[dict[str, Any]], None] = lambda facts: None  # noqa: E731
+
+def silent(facts: dict[str, Any]) -> None:
+    """A report to nobody."""
 
 
 class Pool:
@@ -64,6 +66,8 @@ def clean(server: servers.Server) -> None:
     # left as the replica of an engine that has ended
     put("REPLICAOF", "NO", "ONE")
     put("CONFIG", "SET", "replica-read-only", "yes")
+    # a mirror is attached at once
+    put("CONFIG", "SET", "repl-diskless-sync-delay", "0")
     put("CONFIG", "SET", "maxmemory", "0")
     put("CONFIG", "SET", "maxmemory-policy", "noeviction")
     put("FLUSHALL")
@@ -113,7 +117,7 @@ class Rig:
 
     # -- what the modules do --------------------------------------------------------------------------------------
 
-    def _do(self, work: Callable[..., Any], report: Callable[..., None] = SILENT, **options: Any) -> Any:
+    def _do(self, work: Callable[..., Any], report: Callable[..., None] = silent, **options: Any) -> Any:
         if "big" in options:
             options["limits"] = engine.snapshot.Limits(big_key_bytes=options.pop("big"))
         routes = options.pop("routes", self.routes)
@@ -127,6 +131,14 @@ class Rig:
 
     def returned(self, **options: Any) -> Any:
         return self._do(engine.cutover.returned, **options)
+
+    def mirrored_and_cut_over(self, **how: Any) -> None:
+        """Mirror every route in this process, and cut over as soon as it is in step."""
+        desk = engine.desk.Desk(self.state.directory)
+        os.makedirs(self.state.directory, exist_ok=True)
+        request = {"id": "1", "what": "cut_over", "purposes": [route.purpose for route in self.routes], **how}
+        engine.state.write_atomically(os.path.join(self.state.directory, "request.json"), json.dumps(request))
+        self._do(engine.live.mirrored, limits=engine.snapshot.Limits(), desk=desk)
 
     def compare(self, database: int | None = None, **options: Any) -> engine.compare.Result:
         route = next(r for r in self.routes if database in (None, r.database))
@@ -147,12 +159,14 @@ class Rig:
         )
 
     def users(self, server: servers.Server | None = None) -> list[str]:
-        """ACL LIST without the engine's own user."""
-        with contextlib.closing(redis.Redis(unix_socket_path=(server or self.source).unix_socket)) as client:
+        """ACL LIST without the engine's own user. Redis 6 lists a user's commands in the order of a hash table."""
+        server = server or self.source
+        with contextlib.closing(redis.Redis(unix_socket_path=server.unix_socket)) as client:
             lines = [
                 line.decode() if isinstance(line, bytes) else line for line in client.execute_command("ACL", "LIST")
             ]
-        return [line for line in lines if line.split()[1] != engine.marks.OWN_USER]
+        lines = [line for line in lines if line.split()[1] != engine.marks.OWN_USER]
+        return [" ".join(sorted(line.split())) for line in lines] if server.version == "redis-6.0" else lines
 
     def memory(self, database: int | None = None) -> tuple[str, str]:
         found = self.new(database).config_get("maxmemory*")
@@ -168,18 +182,18 @@ def find(path: str) -> tuple[Any, str]:
     return owner, name
 
 
-def trap(path: str, nth: int, after: bool) -> None:
-    """From now on this process kills itself before, or after, the nth call of a function of the engine."""
+def trap(path: str, nth: int, after: bool, victim: int = 0) -> None:
+    """From now on this process kills itself, or another one, before or after the nth call of a function of the engine."""
     owner, name = find(path)
     real, calls = getattr(owner, name), [0]
 
     def stand_in(*args: Any, **kwargs: Any) -> Any:
         calls[0] += 1
         if calls[0] == nth and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(victim or os.getpid(), signal.SIGKILL)
         result = real(*args, **kwargs)
-        if calls[0] == nth:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if calls[0] == nth and after:
+            os.kill(victim or os.getpid(), signal.SIGKILL)
         return result
 
     setattr(owner, name, stand_in)
@@ -200,31 +214,43 @@ def killed(path: str, work: Callable[[], Any], nth: int = 1, after: bool = False
 
 def killed_apart(rig: Rig, work: str, path: str, nth: int = 1, after: bool = False, **options: Any) -> None:
     """The same in an interpreter of its own, for tests with threads, which a fork would tear apart."""
+    engine_ = apart(rig, work, path, nth, after, 0, options)
+    _said, text = engine_.communicate()
+    assert engine_.returncode == -signal.SIGKILL, text
+
+
+def apart(
+    rig: Rig, work: str, path: str, nth: int, after: bool, victim: int, options: dict[str, Any]
+) -> subprocess.Popen[str]:
     spec = {
         "login": rig.login,
         "routes": [dataclasses.asdict(route) for route in rig.routes],
         "state_dir": rig.state.directory,
-        "call": [work, path, nth, after, options],
+        "call": [work, path, nth, after, victim, options],
     }
     program = "import json, sys, rig; rig._apart(json.load(sys.stdin))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, "-c", program],
-        input=json.dumps(spec),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         env=environment,
-        capture_output=True,
         text=True,
-        check=False,
     )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert process.stdin
+    process.stdin.write(json.dumps(spec))
+    process.stdin.close()
+    process.stdin = None
+    return process
 
 
 def _apart(spec: dict[str, Any]) -> None:
     rig = Rig.__new__(Rig)
     rig.login, rig.routes = spec["login"], engine.route.routes(spec["routes"])
     rig.state = engine.state.State(spec["state_dir"])
-    work, path, nth, after, options = spec["call"]
-    trap(path, nth, after)
+    work, path, nth, after, victim, options = spec["call"]
+    trap(path, nth, after, victim)
     getattr(rig, work)(**options)
 
 

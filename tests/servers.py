@@ -40,6 +40,15 @@ RELEASES = {
 }
 MAIN = ("redis-7.0", "redis-8.0", "valkey-8.1")
 ALL = tuple(RELEASES)
+#: Splits that go on to a newer server.
+PAIRS = (
+    ("redis-6.0", "redis-7.0"),
+    ("redis-6.0", "redis-8.0"),
+    ("redis-6.0", "valkey-8.1"),
+    ("redis-7.0", "redis-8.0"),
+    ("redis-7.0", "valkey-8.1"),
+    ("redis-7.0", "valkey-9.1"),
+)
 
 TESTBED = Path(os.environ.get("UNTANGLE_TESTBED", "/var/cache/untangle-testbed"))
 START_SECONDS = 20.0
@@ -108,6 +117,8 @@ class Server:
     """
 
     host = "127.0.0.1"
+    #: Words before the command, that prepare its process and end in an exec.
+    under: tuple[str, ...] = ()
 
     def __init__(
         self, version: str = "redis-7.0", config: dict[str, Any] | None = None, *, port: int = 0, **settings: Any
@@ -146,7 +157,7 @@ class Server:
             (self.directory / "server.conf").write_text(self._render())
             with self.log.open("ab") as log:
                 self.process = subprocess.Popen(
-                    [*words, str(self.directory / "server.conf")],
+                    [*self.under, *words, str(self.directory / "server.conf")],
                     cwd=self.directory,
                     stdin=subprocess.DEVNULL,
                     stdout=log,

@@ -28,6 +28,13 @@ def app(server, database=0, name="app", **options):
     return server.client(database, username=name, password="x", retry=ONCE, **options)
 
 
+class Told(redis.Connection):
+    """Its user learns that it was cut; a pool would quietly make another one."""
+
+    def can_read(self, timeout: float = 0) -> bool:
+        return False
+
+
 class Writer(threading.Thread):
     """Writes unique things, on one side at a time, and keeps what was acknowledged. Nothing is ever repeated."""
 
@@ -36,6 +43,7 @@ class Writer(threading.Thread):
         self.name, self.place = name, place
         self.acknowledged, self.unknown, self.incremented = [], set(), [0, 0]
         self.served, self.stop, self.failed = collections.Counter(), False, None
+        self.busy = self.gives_up = False
 
     def run(self):
         number, client, place = 0, None, None
@@ -43,12 +51,24 @@ class Writer(threading.Thread):
             while not self.stop:
                 if self.place is not place:
                     place = self.place
-                    client = place[0].client(place[1], username="app", password="x", retry=ONCE)
+                    client = place and app(place[0], place[1])
+                    if client:
+                        client.connection_pool.connection_class = Told
+                self.busy = place is not None
+                if place is None:
+                    time.sleep(0.001)
+                    continue
                 number += 1
                 self.once(client, "%s-%d" % (self.name, number), place)
                 time.sleep(0.0005)
         except BaseException as exc:
             self.failed = exc
+
+    def pause(self):
+        """Until it is given another place, as an application that was stopped. With `gives_up` it does so once it is cut off."""
+        self.place = None
+        while self.busy:
+            time.sleep(0.001)
 
     def once(self, client, word, place):
         try:
@@ -61,6 +81,8 @@ class Writer(threading.Thread):
             # sent, perhaps done, and nobody will say
             self.incremented[1] += 1
             self.unknown.add(word)
+            if self.gives_up:
+                self.place = None
             time.sleep(0.005)
         except redis.ResponseError as exc:
             if (
@@ -122,13 +144,16 @@ def written_to(split):
         with busy(throughout):
             for writer in writers:
                 writer.start()
-            time.sleep(0.3)
-            yield rig, writers
-            time.sleep(0.3)
-            for writer in writers:
-                writer.stop = True
-            for writer in writers:
-                writer.join(20)
+            try:
+                time.sleep(0.3)
+                yield rig, writers
+                time.sleep(0.3)
+            finally:
+                # (the servers are another test's when this one has failed)
+                for writer in writers:
+                    writer.stop = True
+                for writer in writers:
+                    writer.join(20)
         assert refused == [] and int(other.get("n")) > 50
         assert sum(len(writer.acknowledged) for writer in writers) > 200
 

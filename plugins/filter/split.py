@@ -132,6 +132,7 @@ class FilterModule:
             "split_routes": _sentences(phases.routes),
             "split_source_problems": _sentences(phases.source_problems),
             "split_tell": telling.tell,
+            "split_unreachable": phases.unreachable,
             "split_verdict": phases.verdict,
             "split_way_back": telling.way_back,
             "split_whole": _sentences(split_whole),

@@ -13,7 +13,7 @@ import os
 import sys
 import typing as t
 
-from .errors import UntangleError
+from .errors import Away, UntangleError
 
 Options = t.Mapping[str, t.Any]
 
@@ -113,6 +113,18 @@ def explain(error: BaseException, options: Options, variable: str = "source") ->
     return "%s answered: %s (asked through %s)." % (where, text, variable)
 
 
+def failure(error: BaseException, options: Options, variable: str = "source") -> UntangleError:
+    """``explain`` as an exception: Away where trying again may help, and the error is not about who asks or what is asked."""
+    import redis
+
+    passing = (redis.ConnectionError, redis.TimeoutError, OSError)
+    lasting = (redis.AuthenticationError, redis.exceptions.AuthorizationError)
+    away = isinstance(error, passing) and not isinstance(error, lasting)
+    # without a master, or while it loads
+    away = away or str(error).startswith(("LOADING", "MASTERDOWN", "NOMASTERLINK"))
+    return (Away if away else UntangleError)(explain(error, options, variable))
+
+
 def connect(options: Options, database: int = 0, client_name: str = "untangle", variable: str = "source") -> t.Any:
     """A connected redis-py client (RESP2, bytes in and out) on one database.
 
@@ -166,9 +178,9 @@ def connect(options: Options, database: int = 0, client_name: str = "untangle", 
             client = redis.Redis(**dict(arguments, client_name=None))
             client.ping()
     except redis.exceptions.BusyLoadingError as exc:
-        raise UntangleError(
+        raise Away(
             "%s is still loading its data. Wait until it answers PING, then run again." % address(options)
         ) from exc
     except (redis.RedisError, OSError) as exc:
-        raise UntangleError(explain(exc, options, variable)) from exc
+        raise failure(exc, options, variable) from exc
     return client

@@ -12,3 +12,7 @@ class UntangleError(Exception):
     @property
     def message(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+
+class Away(UntangleError):
+    """A server cannot be reached, or is not ready, just now: whoever has time tries again."""

@@ -25,6 +25,9 @@ OWN_NAME = "untangle"
 SECRET_ENDINGS = ("pass", "auth", "password", "secret", "seed")
 MASK = "********"
 
+#: No key above this size is dumped to learn the version of the data format.
+CANARY_BYTES = 1 << 16
+
 #: What MEMORY USAGE leaves out per key: its slot in the table, and what the allocator rounds up. Measured with 200,000
 #: keys as used_memory less the sum of MEMORY USAGE: 18.7 bytes on Redis 7.0 and 8.0, 13.6 on Valkey 8.1 and 9.1.
 TABLE_BYTES = 19
@@ -94,12 +97,14 @@ def server_facts(info: t.Mapping[str, str] | None, settings: t.Mapping[str, str]
         # `databases` still says 16 there; only Valkey 9 and later can have more than db 0 in a cluster
         databases = number(settings.get("cluster-databases")) or 1
     return {
+        "payload_version": None,
         "flavour": None if not given else "valkey" if is_valkey else "redis",
         "version": given.get("valkey_version") or given.get("redis_version"),
         "mode": given.get("server_mode") or given.get("redis_mode"),
         "role": {"master": "master", "slave": "replica"}.get(given.get("role", "")),
         "cluster": cluster,
         "replicas": number(given.get("connected_slaves")),
+        "min_replicas_to_write": number((settings or {}).get("min-replicas-to-write")),
         "databases": databases,
         "uptime_seconds": number(given.get("uptime_in_seconds")),
         "used_memory": number(given.get("used_memory")),
@@ -329,6 +334,27 @@ def _memory(asker: _Asker, database: int, keys: int, expiries: int, wanted: int)
     return memory_estimate(sizes, keys, every_key, expiries)
 
 
+def payload_version(payload: bytes | None) -> int | None:
+    """The version of the data format in a DUMP payload: the two bytes before its checksum."""
+    return None if payload is None or len(payload) < 10 else int.from_bytes(payload[-10:-8], "little")
+
+
+def _payload_version(asker: _Asker, databases: t.Iterable[int]) -> int | None:
+    """Of what this server dumps; None where it holds no key, or none small enough to be dumped without holding it up."""
+    for database in databases:
+        if asker.ask("SELECT", database, note=False) is None:
+            continue
+        page = asker.ask("SCAN", 0, "COUNT", 100, note=False)
+        names = page[1] if page else []
+        sizes = asker.ask_all([("MEMORY", "USAGE", name) for name in names], note=False) if names else []
+        small = sorted((size, name) for size, name in zip(sizes, names) if size is not None and size < CANARY_BYTES)
+        for _size, name in small[:3]:
+            version = payload_version(asker.ask("DUMP", name, note=False))
+            if version is not None:
+                return version
+    return None
+
+
 def facts(
     client: t.Any,
     plan: t.Sequence[t.Mapping[str, t.Any]] | None = None,
@@ -382,6 +408,8 @@ def facts(
                     "memory": memory,
                 }
             )
+        if memory_sample:
+            server["payload_version"] = _payload_version(asker, sorted(keyspace or ()))
         found: Facts = {
             "server": server,
             "databases": databases,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 import typing as t
@@ -51,6 +52,8 @@ def options(given: Facts, plan: Plan | None = None) -> dict[str, t.Any]:
         "accept_loss": _purposes(given, "accept_loss", plan),
         "min_hit_rate": _rates(given.get("min_hit_rate"), plan),
         "watch_seconds": int(_number(given, "watch_seconds", 86400, 0, 366 * 86400)),
+        "rehearse": plans.boolean(given.get("rehearse"), "redis_split_rehearse"),
+        "pause_max_seconds": _number(given, "pause_max_seconds", 0, 0, 60),
         "rollback_on_watch": plans.boolean(given.get("rollback_on_watch"), "redis_split_rollback_on_watch"),
         "memory_check": _one_of(given, "memory_check", ("refuse", "warn")),
         # redis_migrate takes whole milliseconds
@@ -163,7 +166,11 @@ def routes(plan: Plan, passwords: t.Mapping[str, str], only: t.Collection[str] |
         {
             "purpose": one["name"],
             "database": one["database"],
-            "target": plans.connection(one, passwords.get(one["name"], ""), tls=plan["tls"]),
+            "target": {
+                **plans.connection(one, passwords.get(one["name"], ""), tls=plan["tls"]),
+                # what a mirror shows to an instance
+                **{"tls_%s" % name: path for name, path in plan["tls"].items() if plan["strategy"] == "live"},
+            },
         }
         for one in plan["purposes"]
         if only is None or one["name"] in only
@@ -196,6 +203,32 @@ def source_problems(plan: Plan, facts: Facts, states: t.Mapping[str, Facts] | No
                 "redis_split_purposes, %s: database %d of %s is empty. Go on if that is what it should be."
                 % (one["name"], one["database"], facts["address"])
             )
+        standing = (states or {}).get(one["name"]) or {}
+        held = int(standing.get("keys_target") or 0)
+        # as many as the source holds: perhaps our own copy, whose record was lost; the copy compares and adopts it
+        if (
+            standing.get("state") == "planned"
+            and not standing.get("mark")
+            and held not in (0, standing.get("keys_source"))
+        ):
+            refuse.append(
+                "redis_split_purposes, %s: %s:%s holds %d keys that are not ours. Empty it, or give the purpose another port."
+                % (one["name"], one["address"], one["port"], held)
+            )
+    needed = facts["server"].get("min_replicas_to_write") or 0
+    if needed and plan["strategy"] == "live":
+        warn.append(
+            "%s takes writes with %d replicas only (min-replicas-to-write), and counts the mirror as one, in WAIT as well: as long as it "
+            "runs, one real replica fewer is enough. Raise the setting by one meanwhile, or use redis_split_strategy: copy."
+            % (facts["address"], needed)
+        )
+    seen = [kind for one in by_number.values() for kind in (one.get("clients") or {}).get("seen") or ()]
+    if plan["strategy"] == "live" and any(kind["name"].startswith("sentinel-") for kind in seen):
+        warn.append(
+            "Sentinels watch %s. They list the mirror among its replicas, as untangle-mirror-..., at port 0, and cannot promote it. A "
+            "failover is followed where redis_split_source names an address that moves with the master."
+            % facts["address"]
+        )
     planned = {one["database"] for one in plan["purposes"]}
     for number, one in sorted(by_number.items()):
         if one.get("keys") and number not in planned:
@@ -204,6 +237,28 @@ def source_problems(plan: Plan, facts: Facts, states: t.Mapping[str, Facts] | No
                 % (number, facts["address"], one["keys"])
             )
     return {"refuse": refuse, "warn": warn}
+
+
+def unreachable(plan: Plan, host: str, results: t.Sequence[Facts]) -> list[str]:
+    """What an application's host cannot connect to, of the answers of redis_keyspace_info, one per purpose.
+
+    That nothing listens yet, or that what listens lets nobody in, shows that there is a way.
+    """
+    found = []
+    for one, result in zip(plan.get("purposes") or (), results):
+        said = str(result.get("msg") or "")
+        connecting = re.search(r"\(Error (-?\d+) connecting to [^)]*?\. ([^)]*)\)", said)
+        if connecting and int(connecting.group(1)) != errno.ECONNREFUSED:
+            why = connecting.group(2).rstrip(".")
+        elif " did not answer within " in said:
+            why = "no answer"
+        else:
+            continue
+        found.append(
+            "redis_split_purposes, %s: %s cannot reach its address %s, port %s (%s). Give the purpose an address that %s can connect "
+            "to, or open the way." % (one["name"], host, one["address"], one["port"], why, host)
+        )
+    return found
 
 
 def memory_problems(

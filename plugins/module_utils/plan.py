@@ -28,7 +28,8 @@ BACKENDS = ("compose", "host")
 #: What `cache.<part>` may name in an application's file; `cache` alone is the URL.
 PARTS = ("url", "host", "port", "user", "password", "database")
 
-_NAME = re.compile(r"^[a-z][a-z0-9_]*$")
+# \Z: `$` matches before a last line break as well
+_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 #: Users that every instance has for other ends.
 _RESERVED = ("default", "untangle", "health")
 _PURPOSE_KEYS = (
@@ -85,11 +86,12 @@ def normalise(variables: t.Mapping[str, t.Any], hosts: t.Mapping[str, t.Any]) ->
     source = _source(variables.get("source"))
     purposes = _purposes(variables.get("purposes"), instance_hosts, facts, bool(tls))
     _check_addresses(purposes, source, instance_hosts, app_hosts, facts)
+    strategy = _choice("strategy", variables.get("strategy"), STRATEGIES, "live")
     return {
         "source": source,
         "purposes": purposes,
         "apps": _apps(variables.get("apps"), purposes, app_hosts),
-        "strategy": _choice("strategy", variables.get("strategy"), STRATEGIES, "copy"),
+        "strategy": strategy,
         "backend": _choice("backend", variables.get("backend"), BACKENDS, "compose"),
         "until": _choice("until", variables.get("until"), PHASES, "watch"),
         "retire": _retire(variables.get("retire"), purposes),

@@ -341,7 +341,9 @@ def acl_lines(user: str, profile: str, hashes: t.Mapping[str, str], version: Ver
         app.append("+flushdb")
     reset = ["resetkeys", "resetchannels"] if channels else ["resetkeys"]
     return [
-        "user default off %s -@all" % " ".join(reset),
+        # Nobody logs in as it, and it keeps its rights: a server loads its AOF as this user, and up to Redis 8.0 and Valkey
+        # 8.1 it drops every transaction and script in it that the user may not run (redis #14541, valkey #3983).
+        "user default off resetpass ~* %s+@all" % ("&* " if channels else ""),
         "user %s on #%s %s%s" % (user, hashes["app"], " ".join(app), " " + extra if extra else ""),
         "user untangle on #%s ~* %s+@all" % (hashes["admin"], "&* " if channels else ""),
         "user health on #%s %s -@all +ping" % (hashes["health"], " ".join(reset)),

@@ -267,11 +267,19 @@ def _verdict(purposes: list[dict[str, t.Any]]) -> dict[str, str]:
         proved = all(one["differences"] == 0 and one["compare"] for one in moved)
         if not proved:
             return _say("good", "%s moved" % _databases(len(moved)), "Each purpose is served by its own instance.")
+        while_written = any(one["compare"].get("while_written") for one in moved)
         return _say(
             "good",
             "%s moved, no difference" % _databases(len(moved)),
-            "When the switch was made, both sides were compared: %s%s, none missing, none extra, none different."
-            % (plural(compared, "key"), " (a sample)" if sampled else ""),
+            "%s, both sides were compared: %s%s, none missing, none extra, none different.%s"
+            % (
+                "While applications wrote" if while_written else "When the switch was made",
+                plural(compared, "key"),
+                " (a sample)" if sampled else "",
+                " When the switch was made, no write was on its way and both sides held as many keys."
+                if while_written
+                else "",
+            ),
         )
     if moved:
         rest = [name for name in names if name not in [one["name"] for one in moved]]

@@ -13,8 +13,8 @@ Plan = t.Mapping[str, t.Any]
 
 #: States in which the targets are the truth.
 MOVED = ("cut_over", "retired")
-#: How many keys per second the last pass compares; measured on two cores with 200,000 keys of a few hundred bytes, halved.
-COMPARE_RATE = 40_000
+#: How many keys per second the last pass compares; measured on two cores with 200,000 keys of a few hundred bytes (33,000), halved.
+COMPARE_RATE = 15_000
 
 
 def tell(plan: Plan, what: str, **facts: t.Any) -> list[str]:
@@ -75,15 +75,22 @@ def announcement(
                 else "about a second and one more for every %d keys (the audit says how many there are)" % COMPARE_RATE
             )
             lines.append(
-                "Writes to these databases: refused during %s, and then until each application has been %s."
+                "Writes to these databases: refused during %s%s."
                 % (
                     "the cutover, some milliseconds"
                     if plan["strategy"] == "live"
                     else "the last pass of the cutover, " + estimate,
-                    "restarted" if plan["apps"] else "pointed at its new instance",
+                    ""
+                    if options.get("rehearse")
+                    else ", and then until each application has been "
+                    + ("restarted" if plan["apps"] else "pointed at its new instance"),
                 )
             )
-        if options.get("writers_stopped"):
+        if options.get("rehearse"):
+            lines.append(
+                "  The cutover is a rehearsal: it is taken back, and no application is stopped, changed or restarted."
+            )
+        elif options.get("writers_stopped"):
             lines.append("  The applications are stopped before that and started after it.")
     if phases[-1] not in ("audit", "provision", "sync", "verify", "rollback", "remove"):
         lines.append("To go back: %s" % way_back(run.get("inventory") or ()))
@@ -184,14 +191,16 @@ def copied(plan: Plan, purposes: Facts) -> list[str]:
         elif not done.get("changed", bool(done.get("copy_seconds"))):
             text = "%s already, nothing to copy" % _state(done)
         else:
-            text = "%s keys, %s%s" % (
+            text = "%s keys, %s in %.1f s%s" % (
                 _known(done.get("keys_copied")),
                 size(done.get("bytes") or 0),
-                ", and in step since"
-                if done.get("state") == "mirrored"
-                else " in %.1f s" % float(done.get("copy_seconds") or 0),
+                float(done.get("copy_seconds") or 0),
+                ", and in step since then" if done.get("state") == "mirrored" else "",
             )
         lines.append("%s: %s" % (one["name"], text))
+    feeds = {str(done["feed"]): done.get("feed_because") for done in purposes.values() if done.get("feed")}
+    for feed, because in feeds.items():
+        lines.append("Followed by %s%s" % (feed, ", because: %s" % because if because else ""))
     return lines
 
 
@@ -208,7 +217,8 @@ def proof(
         elif standing.get("state") in MOVED:
             text = "%s since %s" % (_state(standing), standing.get("since") or then.get("since") or "an unknown time")
             if then.get("compared") is not None:
-                text += "; at that moment %s keys compared, %s" % (_known(then["compared"]), _differences(then))
+                moment = "before that" if (then.get("compare") or {}).get("while_written") else "at that moment"
+                text += "; %s %s keys compared, %s" % (moment, _known(then["compared"]), _differences(then))
             if standing.get("keys_target") is not None:
                 text += "; now %s keys at %s:%s" % (_known(standing["keys_target"]), one["address"], one["port"])
         elif check:
@@ -221,8 +231,11 @@ def proof(
 
 def _differences(found: Facts) -> str:
     number = int(found.get("differences") or 0)
+    moving = int(found.get("moving") or 0)
     if not number:
-        return "no difference"
+        return "no difference" + (
+            ", but %d big keys that are written to all the time could not be compared" % moving if moving else ""
+        )
     kinds = ", ".join("%d %s" % (count, kind) for kind, count in sorted((found.get("kinds") or {}).items()) if count)
     why = (
         " (the shared server was written to since the copy; the last pass of the cutover brings that over)"
@@ -246,6 +259,22 @@ def cutover(plan: Plan, rehearsal: Facts, states: Facts, options: Facts) -> list
         )
     lines += ["Application %s on %s: %s" % (app["name"], ", ".join(app["hosts"]), _files(app)) for app in plan["apps"]]
     return lines
+
+
+def rehearsed(plan: Plan, result: Facts) -> list[str]:
+    """What a cutover would have taken."""
+    purposes = sorted(result.get("purposes") or {})
+    if not purposes:
+        return ["There is nothing to rehearse: every purpose is cut over already."]
+    kept_off = ", ".join(result.get("fenced") or ()) or str(result.get("kept_off_by") or "nobody")
+    return [
+        "Rehearsed for %s: writes were refused for %s (%s). Nothing was switched over."
+        % (", ".join(purposes), _short(float(result.get("write_refused_seconds") or 0)), kept_off)
+    ]
+
+
+def _short(duration: float) -> str:
+    return "%.1f s" % duration if duration >= 1 else "%.0f ms" % (duration * 1000)
 
 
 def endpoints(plan: Plan, state_dir: str = "") -> list[str]:
@@ -311,11 +340,31 @@ def status(plan: Plan, info: Facts) -> list[str]:
     job = info.get("job") or {}
     if job:
         lines.append("At work: %s by %s since %s" % (job.get("kind"), job.get("by"), job.get("since")))
+        lines += _mirror((job.get("progress") or {}).get("mirror") or {})
     for entry in ((info.get("split") or {}).get("log") or [])[-10:]:
         lines.append(
             "%s %s (%s) by %s"
             % (entry.get("at"), entry.get("what"), ", ".join(entry.get("purposes") or ()) or "all", entry.get("by"))
         )
+    return lines
+
+
+def _mirror(facts: Facts) -> list[str]:
+    """How far a mirror is, and what it costs."""
+    lines = []
+    for name, one in sorted((facts.get("purposes") or {}).items()):
+        text = "  %s: %s, %s keys, %s to be dumped again" % (name, one["phase"], one["keys"], one["dirty"])
+        if "lag_bytes" in one:
+            text += ", %s (%.1f s) behind, begun %d times" % (size(one["lag_bytes"]), one["lag_seconds"], one["starts"])
+        because = one.get("because") or one.get("away")
+        lines.append(text + (": %s" % because if because else ""))
+    if facts.get("feed"):
+        text = "  fed by %s up to offset %s of %s" % (facts["feed"], facts["position"], facts.get("source_offset", "?"))
+        text += ", connected again %d times, %s of buffer at the source" % (
+            facts["restarts"],
+            size(facts.get("source_buffer_bytes") or 0),
+        )
+        lines.append(text + (": %s" % facts["away"] if facts.get("away") else ""))
     return lines
 
 
@@ -358,6 +407,7 @@ _MATTERS: dict[str, t.Callable[..., list[str]]] = {
     "endpoints": endpoints,
     "holdings": holdings,
     "proof": proof,
+    "rehearsed": rehearsed,
     "retired": retired,
     "status": status,
     "suggestion": suggestion,

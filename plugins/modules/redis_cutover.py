@@ -52,6 +52,19 @@ options:
     description: Whether the applications are stopped already. Then nobody is fenced, and a source that is written to all the same is refused.
     type: bool
     default: false
+  pause_max_seconds:
+    description:
+      - Where the writers of these databases cannot be told apart from those of databases that stay, so that nobody can be fenced, every
+        write of the server is made to wait for so long at most, and the clients on these databases are cut off after the commit. Who
+        of them comes back to the old address can write there; C(watch) names them. Without it such a cutover is refused.
+      - It is for O(state=cut_over) of databases that are mirrored.
+    type: float
+  rehearse:
+    description:
+      - Do everything but the commit, and say how long writes were refused. Writers are shut out for as long.
+      - It is for O(state=cut_over).
+    type: bool
+    default: false
   accept_loss:
     description: Purposes that may go back although their instance came back empty. What was written since the cutover is lost then.
     type: list
@@ -91,6 +104,16 @@ write_refused_seconds:
   returned: when something was switched over
   type: float
   sample: 1.9
+kept_off_by:
+  description: How writers were kept off, C(fence), C(pause) or C(stopped by the user).
+  returned: when a mirror was cut over
+  type: str
+  sample: fence
+rehearsed:
+  description: Whether everything was done but the commit.
+  returned: when O(rehearse=true)
+  type: bool
+  sample: true
 purposes:
   description: What was done per purpose, and where it stands (C(state)); in check mode C(would) says what would be done.
   returned: success
@@ -117,6 +140,8 @@ def main() -> None:
             state={"type": "str", "choices": ["cut_over", "returned"], "default": "cut_over"},
             fence={"type": "list", "elements": "str"},
             writers_stopped={"type": "bool", "default": False},
+            pause_max_seconds={"type": "float"},
+            rehearse={"type": "bool", "default": False},
             accept_loss={"type": "list", "elements": "str"},
         ),
         supports_check_mode=True,

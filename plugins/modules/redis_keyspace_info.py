@@ -117,6 +117,9 @@ server:
     replicas:
       description: Replicas that are connected.
       type: int
+    min_replicas_to_write:
+      description: How many of them it needs to take writes. V(null) where it does not allow C(CONFIG GET).
+      type: int
     databases:
       description: How many database numbers it has. V(null) where it does not allow C(CONFIG GET).
       type: int
@@ -146,6 +149,11 @@ server:
       type: int
     keyspace_misses:
       description: Look-ups that found nothing, of all databases together.
+      type: int
+    payload_version:
+      description:
+        - The version of the data format that C(DUMP) gives, learnt from one small key. V(null) where there is none, where it is not allowed,
+          or where O(memory_sample) is V(0).
       type: int
     persistence:
       description: How it keeps its data.
@@ -177,8 +185,10 @@ server:
     maxmemory: 0
     maxmemory_policy: noeviction
     mode: standalone
+    payload_version: 10
     persistence: {appendonly: false, last_append_status: ok, last_save_at: 1795357728, last_save_status: ok, save: 3600 1 300 100 60 10000}
     replicas: 1
+    min_replicas_to_write: 0
     role: master
     total_system_memory: 8201113600
     uptime_seconds: 864000

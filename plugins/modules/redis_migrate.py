@@ -37,11 +37,23 @@ options:
         nothing. What is written meanwhile is brought over by M(njoy.untangle.redis_cutover).
       - V(mirrored) brings the databases into step through the source's change feed and keeps them so, by a job on the host that goes
         on after this call. RV(purposes) then says V(mirrored); a second call finds the job and changes nothing. The cutover is made
-        by that job, in milliseconds. The target is a replica of the engine meanwhile and takes no writes from others.
+        by that job, in milliseconds. The target is a replica of the engine meanwhile and takes no writes from others. After the
+        cutover the job goes on in the other direction, so that a way back takes as little.
       - V(stopped) ends a job that is running and lets go of a fence that a broken-off cutover left.
     type: str
     choices: [copied, mirrored, stopped]
     default: copied
+  feed:
+    description:
+      - How a mirror learns what is written. RV(purposes) says which feed it is (C(feed)), and why it is not the first
+        (C(feed_because)).
+      - V(replication) attaches as a replica that asks for no data. It needs the rights C(+psync) and C(+replconf).
+      - V(notifications) takes the source's keyspace notifications as hints which keys to dump again, for a service that offers no
+        PSYNC. Its C(notify-keyspace-events) must be C(AE) at least.
+      - V(auto) tries V(replication), and takes V(notifications) where it is refused.
+    type: str
+    choices: [auto, replication, notifications]
+    default: auto
   on_conflict:
     description:
       - V(replace) makes the target equal to the source.
@@ -98,6 +110,7 @@ def main() -> None:
         argument_spec=dict(
             ENGINE_OPTIONS,
             state={"type": "str", "choices": ["copied", "mirrored", "stopped"], "default": "copied"},
+            feed={"type": "str", "choices": ["auto", "replication", "notifications"], "default": "auto"},
             on_conflict={"type": "str", "choices": ["replace", "skip"], "default": "replace"},
             match={"type": "str"},
             exclude={"type": "list", "elements": "str"},

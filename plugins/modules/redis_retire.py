@@ -12,7 +12,9 @@ version_added: 1.0.0
 author:
   - the njoy.untangle authors (@njoy)
 description:
-  - Refuses while a client has the database selected, while a key of it changes, and inside the watch period.
+  - Refuses while a client has the database selected, while a key of it changes, inside the watch period, and where the database does
+    not hold what it held at the cutover. The last is not known where a mirror kept the way back open, where the server has evicted keys
+    or was restarted since, and of keys that expire within the hour.
   - Writes a backup, loads it into a server of its own and compares it with the database; only then the database is emptied, page by page.
   - The backup is a gzip file of RESTORE commands, so that C(zcat FILE | redis-cli -n 10 --pipe) restores it without this collection.
 extends_documentation_fragment:
@@ -45,6 +47,10 @@ options:
     description: For how long the database is watched for changes during the call.
     type: float
     default: 5
+  accept_loss:
+    description: Purposes whose old database may be emptied although somebody wrote to it since the cutover. The backup holds that too.
+    type: list
+    elements: str
   backup_dir:
     description: Directory for backups. Without it C(backup) in O(state_dir).
     type: path
@@ -105,6 +111,7 @@ def main() -> None:
             state={"type": "str", "choices": ["retired", "restored"], "default": "retired"},
             watch_seconds={"type": "float", "default": 86400},
             quiet_seconds={"type": "float", "default": 5},
+            accept_loss={"type": "list", "elements": "str"},
             backup_dir={"type": "path"},
             server_command={"type": "list", "elements": "str", "default": ["redis-server"]},
         ),

@@ -13,11 +13,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import cores
 import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-PLAYBOOK = str(Path(sys.executable).with_name("ansible-playbook"))
+PLAYBOOK = str(cores.ansible_playbook(cores.OLDEST))
 SECRETS = {"cache": "c@che/secret?1", "sessions": "sess:ion+secret#2", "pipeline": "pipeline'secret3"}
 OLD = "0ld-source-secret"
 ENV = f"""\

@@ -405,6 +405,83 @@ def test_a_write_between_last_pass_and_commit_is_found(split, version, monkeypat
     assert rig.standing() == "copied"
 
 
+def after_pass(rig, monkeypatch, nth, work):
+    """Do this work when the nth pass over the old database has returned."""
+    real, calls = engine.cutover._pass, [0]
+
+    def last_pass(*arguments, **options):
+        result = real(*arguments, **options)
+        calls[0] += 1
+        if calls[0] in nth:
+            work(calls[0])
+        return result
+
+    monkeypatch.setattr(engine.cutover, "_pass", last_pass)
+
+
+@main_versions
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "beside others"])
+def test_a_write_behind_the_second_look_is_found(split, version, alone, monkeypatch):
+    """By its first write the counters moved; by its second, to a key that was looked at already, they move again."""
+    rig = split(version)
+    rig.old().mset({f"k{i}": "x" for i in range(10)})
+    other = rig.source.client(6)
+    if not alone:
+        other.set("n", 1)
+    rig.copied()
+    # the first goes to where it changes nothing: a key that is gone before it is looked for
+    late = {1: lambda: rig.old().set("gone", 1) and rig.old().delete("gone"), 2: lambda: rig.old().set("k3", "late")}
+    after_pass(rig, monkeypatch, late, lambda nth: late[nth]())
+    with (
+        contextlib.nullcontext() if alone else busy(lambda number: other.incr("n") and time.sleep(0.001)),
+        pytest.raises(UntangleError, match=r"was written to during the last pass.*Nothing was switched over"),
+    ):
+        rig.cut_over(writers_stopped=True)
+    assert rig.standing() == "copied" and not marks.is_moved(rig.engine_source(), 5)
+
+
+@main_versions
+def test_a_source_that_is_written_to_all_the_time_is_refused(split, version, monkeypatch):
+    """Nothing is different whenever all is compared, but nobody has said that nothing will be."""
+    rig = split(version)
+    rig.old().mset({f"k{i}": "x" for i in range(10)})
+    rig.copied()
+    with monkeypatch.context() as patch:
+        after_pass(rig, patch, range(1, 9), lambda nth: rig.old().set("k3", "x"))
+        with pytest.raises(
+            UntangleError, match=r"is written to all the time.*no database stays.*Nothing was switched over"
+        ):
+            rig.cut_over(writers_stopped=True)
+        assert rig.standing() == "copied" and not marks.is_moved(rig.engine_source(), 5)
+        # another database explains it
+        rig.source.client(6).set("a", 1)
+        assert rig.cut_over(writers_stopped=True)["changed"]
+
+
+@main_versions
+def test_expiry_is_not_taken_for_a_writer(split, server, version, monkeypatch):
+    """It moves the replication offset of a source that has a replica, during every look."""
+    rig = split(version)
+    replica = server(version).client()
+    replica.execute_command("REPLICAOF", rig.source.host, rig.source.port)
+    while replica.info("replication")["master_link_status"] != "up":
+        time.sleep(0.02)
+    rig.old().mset({f"k{i}": "x" for i in range(10)})
+    for i in range(1, 9):
+        rig.old().set(f"v{i}", 1, px=3000 + 200 * i)
+    rig.copied()
+
+    def expire(nth):
+        # the copy is gone as well, so that the next look has nothing to find
+        while rig.old().exists(f"v{nth}") or rig.new().exists(f"v{nth}"):
+            time.sleep(0.005)
+
+    after_pass(rig, monkeypatch, range(1, 9), expire)
+    before = rig.old().info()["expired_keys"]
+    assert rig.cut_over(writers_stopped=True)["changed"]
+    assert rig.old().info()["expired_keys"] - before > engine.cutover.SECOND_LOOKS
+
+
 # -- killed ------------------------------------------------------------------------------------------------------------
 
 # With two routes the mark is written twice in each last pass; the fifth and sixth time are the commits.

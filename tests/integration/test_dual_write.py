@@ -17,12 +17,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import cores
 import pytest
 import redis
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples" / "dual_write"
-PLAYBOOK = str(Path(sys.executable).with_name("ansible-playbook"))
+PLAYBOOK = str(cores.ansible_playbook(cores.NEWEST))
 sys.path.insert(0, str(EXAMPLES))
 
 from dual import Dual, milliseconds
@@ -42,7 +43,12 @@ def copy(directory: Path, old, targets: dict[str, tuple[int, object]]) -> str:
     (directory / "inventory").write_text(inventory)
     command = [PLAYBOOK, "-i", directory / "inventory", EXAMPLES / "copy.yml", "-e", f"@{directory / 'vars.json'}"]
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "ANSIBLE_NOCOLOR": "1"}, capture_output=True, text=True, check=False
+        command,
+        cwd=ROOT,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

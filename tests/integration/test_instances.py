@@ -18,23 +18,24 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cores
 import pytest
 import redis
 import yaml
 
 import servers
+from ansible_collections.njoy.untangle.plugins.action.redis_migrate import client_archives
 from ansible_collections.njoy.untangle.plugins.module_utils import plan, profiles
 
 ROOT = Path(__file__).resolve().parents[2]
-ANSIBLE = Path(sys.executable).with_name("ansible-playbook")
+ANSIBLE = cores.ansible_playbook(cores.OLDEST)
 GIVEN = 'gi"ven$ s3cret%'
 PLAY = """
 - name: Instances
@@ -515,10 +516,9 @@ CMD ["/sbin/init"]
 """
 
 
-@slow
-@needs_docker
-def test_systemd(site: Any) -> None:
-    """Where systemd is PID 1 an instance is a unit: started, started again for a change, watched over, and taken away."""
+@contextlib.contextmanager
+def machine_with_systemd(name: str) -> Iterator[Callable[..., str]]:
+    """A container in which systemd is PID 1, as a function that runs commands there."""
     built = subprocess.run(
         ["docker", "build", "-q", "-t", "untangle-test-systemd", "-"],
         input=SYSTEMD,
@@ -527,26 +527,38 @@ def test_systemd(site: Any) -> None:
         check=False,
     )
     assert built.returncode == 0, built.stderr
+
+    def there(*words: str) -> str:
+        return docker("exec", name, *words).strip()
+
+    docker("run", "-d", "--name", name, "--cap-add=SYS_ADMIN", "--security-opt=seccomp=unconfined",
+           "--security-opt=apparmor=unconfined", "--tmpfs=/run", "--tmpfs=/run/lock",
+           "--volume=/sys/fs/cgroup/systemd:/sys/fs/cgroup/systemd:rw", "untangle-test-systemd")  # fmt: skip
+    try:
+        if not eventually(lambda: there("systemctl", "is-system-running") in ("running", "degraded", "starting")):
+            pytest.skip("systemd does not start in a container here")
+        yield there
+    finally:
+        docker("rm", "-fv", name)
+
+
+@slow
+@needs_docker
+def test_systemd(site: Any) -> None:
+    """Where systemd is PID 1 an instance is a unit: started, started again for a change, watched over, and taken away."""
     here = site("host", redis_instances_dir="")
     here.purposes.pop()
     here.purposes[0]["address"] = "127.0.0.1"
     machine, unit = here.top.name, f"untangle-{here.queue}"
     here.inventory = f"here ansible_connection=community.docker.docker ansible_host={machine} ansible_python_interpreter=/usr/bin/python3"
 
-    def there(*words: str) -> str:
-        return docker("exec", machine, *words).strip()
+    with machine_with_systemd(machine) as there:
 
-    def run_id() -> str:
-        text = there(f"/var/lib/untangle/instances/{here.queue}/instance", "admin", "INFO", "server")
-        found = re.search(r"run_id:(\w+)", text)
-        return found.group(1) if found else ""
+        def run_id() -> str:
+            text = there(f"/var/lib/untangle/instances/{here.queue}/instance", "admin", "INFO", "server")
+            found = re.search(r"run_id:(\w+)", text)
+            return found.group(1) if found else ""
 
-    docker("run", "-d", "--name", machine, "--cap-add=SYS_ADMIN", "--security-opt=seccomp=unconfined",
-           "--security-opt=apparmor=unconfined", "--tmpfs=/run", "--tmpfs=/run/lock",
-           "--volume=/sys/fs/cgroup/systemd:/sys/fs/cgroup/systemd:rw", "untangle-test-systemd")  # fmt: skip
-    try:
-        if not eventually(lambda: there("systemctl", "is-system-running") in ("running", "degraded", "starting")):
-            pytest.skip("systemd does not start in a container here")
         here.play()
         assert there("systemctl", "is-active", unit) == "active" and there("systemctl", "is-enabled", unit) == "enabled"
         assert there("ps", "-o", "user=", "-C", "redis-server") == "redis"
@@ -563,8 +575,78 @@ def test_systemd(site: Any) -> None:
         assert f"/etc/systemd/system/{unit}.service" in out
         assert unit not in there("systemctl", "list-units", "--all") and not there("pidof", "redis-server")
         assert there("find", "/var/lib/untangle", "/etc/systemd/system", "-name", f"*{here.queue}*") == ""
-    finally:
-        docker("rm", "-fv", machine)
+
+
+CALL = """
+import json, sys
+from ansible_collections.njoy.untangle.plugins.module_utils.engine import jobs
+kind, options = sys.argv[1], json.loads(sys.argv[2])
+if kind == "end":
+    print(json.dumps(jobs.stop(options["state_dir"])))
+else:
+    print(json.dumps(jobs.call({"wait": None, "by": "a test"}, kind, options, sys.argv[3:])))
+"""
+
+
+@slow
+@needs_docker
+def test_a_mirror_that_is_killed_is_started_again(tmp_path: Path) -> None:
+    """Where systemd is PID 1 a mirror is a unit: killed it comes back by itself, stopped it does not, and nothing of it is left."""
+    code = tmp_path / "opt" / "code"
+    part = "ansible_collections/njoy/untangle/plugins/module_utils"
+    here = Path(plan.__file__).parent
+    shutil.copytree(here, code / part, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "opt" / "lib").mkdir()
+    for archive in client_archives():
+        shutil.copy(archive, tmp_path / "opt" / "lib")
+    libraries = ["/opt/lib/" + path.name for path in (tmp_path / "opt" / "lib").iterdir()]
+    (tmp_path / "opt" / "call.py").write_text(CALL)
+    name = f"untangle-mirror-{os.getpid()}"
+    options = {
+        "source": {"host": "127.0.0.1", "port": 7001},
+        "routes": [{"purpose": "cache", "database": 5, "target": {"host": "127.0.0.1", "port": 7002}}],
+        "state_dir": "/var/lib/untangle",
+    }
+    with machine_with_systemd(name) as there:
+        docker("cp", str(tmp_path / "opt") + "/.", f"{name}:/opt")
+        for port in ("7001", "7002"):
+            there("redis-server", "--port", port, "--daemonize", "yes", "--save", "", "--repl-diskless-sync-delay", "0")
+
+        def call(kind: str) -> Any:
+            where = "PYTHONPATH=" + ":".join(["/opt/code", *libraries])
+            said = there("env", where, "python3", "/opt/call.py", kind, json.dumps(options), *libraries)
+            return json.loads(said.splitlines()[-1])
+
+        def get(port: str, database: str, *words: str) -> str:
+            return there("redis-cli", "-p", port, "-n", database, *words)
+
+        def job() -> dict[str, Any]:
+            (found,) = there("sh", "-c", "cat /var/lib/untangle/jobs/*mirrored*/job.json").splitlines()
+            return json.loads(found)
+
+        eventually(lambda: get("7002", "0", "PING") == "PONG")
+        get("7001", "5", "SET", "a", "1")
+        answer = call("mirrored")
+        assert answer.get("changed"), (answer, there("sh", "-c", "cat /var/lib/untangle/jobs/*/log"))
+        first = job()
+        assert there("systemctl", "is-active", first["unit"]) == "active"
+        assert there("find", "/var/lib/untangle", "-name", "spec.json") == ""
+        there("kill", "-9", str(first["pid"]))
+        get("7001", "5", "SET", "b", "2")
+        eventually(lambda: get("7002", "0", "GET", "b") == "2", 30)
+        assert job()["pid"] != first["pid"]
+        assert not call("mirrored")["changed"]
+        assert call("cut_over")["changed"]
+        get("7002", "0", "SET", "c", "3")
+        eventually(lambda: get("7001", "5", "GET", "c") == "3", 30)
+        # the way back too
+        second = job()
+        there("kill", "-9", str(second["pid"]))
+        get("7002", "0", "SET", "d", "4")
+        eventually(lambda: get("7001", "5", "GET", "d") == "4", 30)
+        assert call("end") and there("systemctl", "is-active", first["unit"]) == "inactive"
+        time.sleep(2)
+        assert there("sh", "-c", "ls -d /run/untangle* ; pgrep -f engine[.]job") == ""
 
 
 # -- what is rendered, on every server -------------------------------------------------------------------------------------

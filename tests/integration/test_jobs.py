@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import time
 
 import pytest
 
+import servers
 from ansible_collections.njoy.untangle.plugins.module_utils import engine
 from ansible_collections.njoy.untangle.plugins.module_utils.engine import compare, jobs, marks
 from ansible_collections.njoy.untangle.plugins.module_utils.engine.server import Server
@@ -30,9 +30,18 @@ def fill(client, keys=30000):
             work.execute()
 
 
+each_version = pytest.mark.parametrize("version", servers.MAIN)
+
+
 @pytest.fixture
-def pair(server, tmp_path):
-    source, target = server("redis-7.0"), server("redis-7.0")
+def version():
+    """What does not depend on the server is tested with one; a test that names `version` itself chooses."""
+    return servers.MAIN[0]
+
+
+@pytest.fixture
+def pair(server, tmp_path, version):
+    source, target = server(version), server(version)
     options = {
         "source": source.connection(),
         "routes": [{"purpose": "pipeline", "database": 5, "target": target.connection(), "target_database": 0}],
@@ -79,7 +88,35 @@ def test_a_second_call_joins_the_job_that_runs(pair):
     assert jobs.call({}, "copied", options, None)["changed"] is False
 
 
-@pytest.mark.parametrize("after_keys", [1, 9000, 20000])
+def test_a_job_tells_how_far_it_is_and_how_long_it_will_take(pair):
+    source, _target, options = pair
+    fill(source.client(5), 150000)
+    job, seen = start(dict(options, max_latency_ms=0.4)), []
+    while (answer := jobs.poll(options["state_dir"], job)).get("running"):
+        seen.append(answer["progress"])
+        time.sleep(0.05)
+    assert answer["purposes"]["pipeline"]["keys_copied"] == 150000
+    midway = [one for one in seen if 0 < one.get("keys", 0) < 150000]
+    assert midway and {one["keys_total"] for one in midway} == {150000}
+    # the first line knows of a single page
+    assert any(one["seconds_left"] > 0.5 for one in midway)
+    assert all(one["rate"] > 0 and one["bytes"] > 0 for one in midway)
+
+
+def test_a_job_whose_caller_was_killed_at_once_is_found(pair, monkeypatch):
+    source, _target, options = pair
+    fill(source.client(5), 60000)
+    # as if the caller had been killed before it could write down whom it started
+    monkeypatch.setattr(jobs, "register", lambda *arguments: None)
+    job = start(options)
+    end = time.monotonic() + 20
+    while jobs.find(options["state_dir"], "copied", options) is None and time.monotonic() < end:
+        time.sleep(0.01)
+    assert jobs.find(options["state_dir"], "copied", options) == job
+    assert finish(options, job)["purposes"]["pipeline"]["keys_copied"] == 60000
+
+
+@pytest.mark.parametrize(("after_keys", "version"), list(zip([1, 9000, 20000], servers.MAIN)))
 def test_killed_in_mid_copy_a_second_run_finishes(pair, after_keys):
     source, target, options = pair
     fill(source.client(5))
@@ -167,14 +204,14 @@ def test_no_password_stays_in_the_state_directory_or_on_a_command_line(pair):
     assert oct(pathlib.Path(options["state_dir"], "split.json").stat().st_mode)[-3:] == "600"
 
 
-@pytest.mark.skipif(not shutil.which("redis-server"), reason="the backup is loaded into a redis-server")
-def test_retire_refuses_then_backs_up_empties_and_restores(pair):
+@each_version
+def test_retire_refuses_then_backs_up_empties_and_restores(pair, version):
     source, target, options = pair
     client = source.client(5)
     fill(client, 5000)
     client.xadd("stream", {"a": "1"})
     client.set("big", os.urandom(700_000))
-    quick = dict(options, watch_seconds=0, quiet_seconds=0.2)
+    quick = dict(options, watch_seconds=0, quiet_seconds=0.2, server_command=list(servers.command(version)))
     jobs.call({}, "copied", options, None)
     assert "not cut over" in jobs.call({}, "retired", quick, None)["msg"]
     jobs.call({}, "cut_over", options, None)
@@ -194,6 +231,7 @@ def test_retire_refuses_then_backs_up_empties_and_restores(pair):
     assert equal(source, target).differences == 0
 
 
+@each_version
 def test_retire_refuses_while_a_key_changes(pair):
     source, _target, options = pair
     fill(source.client(5), 5000)

@@ -5,61 +5,45 @@
 
 from __future__ import annotations
 
-import dataclasses
+import concurrent.futures
+import contextlib
+import json
 import os
+import re
 import signal
+import socket
+import threading
 import time
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import mirrors
 import pytest
 import redis
 import rig as rigs
 import writers as writing
-from writers import switch
+from mirrors import Live, until
+from writers import add_user, switch
 
 import servers
-from ansible_collections.njoy.untangle.plugins.module_utils.engine import jobs, marks
+from ansible_collections.njoy.untangle.plugins.module_utils import engine
+from ansible_collections.njoy.untangle.plugins.module_utils.engine import marks
 from ansible_collections.njoy.untangle.plugins.module_utils.engine.server import Server
 from ansible_collections.njoy.untangle.plugins.module_utils.errors import UntangleError
 
 pytestmark = pytest.mark.servers
-pool, split, written_to = rigs.pool, rigs.split, writing.written_to
+pool, split, written_to, live = rigs.pool, rigs.split, writing.written_to, mirrors.live
 each_version = pytest.mark.parametrize("version", servers.MAIN)
 
 
-class Live:
-    """The modules' calls for one rig."""
+def following_back(split: Live) -> None:
+    """Wait until every old database has been compared, and is kept in step."""
 
-    def __init__(self, rig: Any):
-        self.rig = rig
-        routes = [dataclasses.asdict(route) for route in rig.routes]
-        self.options = {"source": rig.login, "routes": routes, "state_dir": rig.state.directory, "max_latency_ms": 5.0}
+    def found() -> bool:
+        purposes = split.job()["progress"].get("mirror", {}).get("purposes", {})
+        return len(purposes) > 0 and {one["phase"] for one in purposes.values()} == {"following back"}
 
-    def call(self, kind: str, **options: Any) -> dict[str, Any]:
-        answer = jobs.call({"by": "tester"}, kind, {**self.options, **options}, None)
-        if answer.get("failed"):
-            raise UntangleError(answer["msg"])
-        return answer
-
-    def job(self) -> dict[str, Any] | None:
-        return jobs.running(self.rig.state.directory, "mirrored")
-
-    def stop(self) -> None:
-        jobs.stop(self.rig.state.directory)
-
-
-@pytest.fixture
-def live() -> Iterator[Any]:
-    made: list[Live] = []
-
-    def make(rig: Any) -> Live:
-        made.append(Live(rig))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.stop()
+    assert until(found), json.dumps(split.job())
 
 
 @each_version
@@ -80,10 +64,32 @@ def test_nothing_is_lost_and_writers_wait_for_milliseconds(written_to, live, ver
         # again, with new writes on the targets
         assert not split.call("mirrored")["changed"]
         assert not split.call("cut_over")["changed"]
-        split.call("returned")
+        following_back(split)
+        back = split.call("returned")
+        print("%s: and on the way back for %.1f ms" % (version, back["write_refused_seconds"] * 1000))
+        # what was written came back while it was written
+        assert [one for one in back["purposes"].values() if "returned_keys" in one] == []
         switch(rig, writers, False)
+        assert split.job() is None
+        # and forward again
+        split.call("mirrored")
+        split.call("cut_over")
+        switch(rig, writers, True)
     for writer, database in zip(writers, (5, 5, 10, 10)):
-        writer.check(rig.old(database))
+        writer.check(rig.new(database))
+        assert set(writer.served) == {rig.source.port, rig.targets[database].port}
+
+
+@pytest.mark.parametrize(("version", "to"), servers.PAIRS)
+def test_on_to_a_newer_server(written_to, live, version, to):
+    with written_to(version, to) as (rig, writers):
+        split = live(rig)
+        split.call("mirrored")
+        time.sleep(0.5)
+        split.call("cut_over")
+        switch(rig, writers, True)
+    for writer, database in zip(writers, (5, 5, 10, 10)):
+        writer.check(rig.new(database))
         assert set(writer.served) == {rig.source.port, rig.targets[database].port}
 
 
@@ -139,9 +145,419 @@ def test_a_cutover_that_cannot_be_made_lifts_its_fence_and_the_mirror_goes_on(wr
 
 
 def test_a_second_engine_is_refused(written_to, live, tmp_path):
-    with written_to("redis-7.0") as (rig, _writers):
-        live(rig).call("mirrored")
+    """And told who holds the target, though that one's link is down for a moment."""
+    with written_to("redis-7.0") as (rig, writers):
+        split = live(rig)
+        split.call("mirrored")
         other = live(rig)
         other.options["state_dir"] = str(tmp_path / "elsewhere")
-        with pytest.raises(UntangleError, match="is being filled by the engine at"):
+        held = r"is being filled by the engine on %s, for tester since 20.*Stop that one" % socket.gethostname()
+        with pytest.raises(UntangleError, match=held):
             other.call("mirrored")
+        first = split.job()["pid"]
+        os.kill(first, signal.SIGSTOP)
+        try:
+            for target in rig.targets.values():
+                target.client().execute_command("REPLICAOF", "NO", "ONE")
+            with pytest.raises(UntangleError, match=held):
+                other.call("mirrored")
+        finally:
+            os.kill(first, signal.SIGCONT)
+        # the first takes it again
+        assert until(lambda: split.job()["progress"]["mirror"]["purposes"]["db5"]["phase"] == "following")
+        split.call("cut_over")
+        switch(rig, writers, True)
+    for writer, database in zip(writers, (5, 5, 10, 10)):
+        writer.check(rig.new(database))
+
+
+def test_a_route_that_is_stopped_goes_on_when_asked(split, live):
+    rig = split(databases=(5, 10, 12))
+    mirror = live(rig)
+    for database in (5, 10, 12):
+        rig.old(database).mset({"n": 1, "m": 2})
+    mirror.call("mirrored")
+    with rig.source.client(5).pipeline() as pipe:
+        pipe.incr("n").execute_command("SELECT", 10)
+        pipe.incr("n").execute()
+    rig.old(12).incr("n")
+    assert until(lambda: rig.new(12).get("n") == b"2")
+    with pytest.raises(
+        UntangleError, match=r"wrote to databases 5, 10 at once.*Nothing was switched over.*run sync again"
+    ):
+        mirror.call("cut_over")
+    # told while the job goes on, and not taken for one in step
+    assert until(lambda: mirror.job()["progress"]["mirror"]["purposes"]["db5"]["phase"] == "stopped")
+    assert rig.standing() == "copying"
+    assert not mirror.call("mirrored").get("failed")
+    assert rig.standing() == "mirrored"
+    assert mirror.call("cut_over")["changed"]
+    assert [rig.new(database).mget("n", "m") for database in (5, 10, 12)] == [[b"2", b"2"]] * 3
+
+
+def test_two_controllers_at_once(written_to, live):
+    """One of them cuts over; the other finds it done, or is told who asked for it."""
+    with written_to("redis-7.0") as (rig, writers):
+        split = live(rig)
+        split.call("mirrored")
+        with concurrent.futures.ThreadPoolExecutor(4) as several:
+            asked = [several.submit(split.call, "cut_over") for _ in range(4)]
+        answers = []
+        for one in asked:
+            try:
+                answers.append(one.result()["changed"])
+            except UntangleError as exc:
+                assert "has just been asked for cut_over by tester" in exc.message
+        assert answers.count(True) == 1
+        assert split.job()
+        switch(rig, writers, True)
+    for writer, database in zip(writers, (5, 5, 10, 10)):
+        writer.check(rig.new(database))
+
+
+def test_a_mirror_outlives_what_is_done_beside_it(split, live):
+    """Of jobs only the last ones are kept; a mirror is older than many a comparison."""
+    rig = split()
+    mirror = live(rig)
+    mirror.call("mirrored")
+    first = mirror.job()["job"]
+    for _ in range(22):
+        assert mirror.call("compare")["differences"] == 0
+    assert mirror.job()["job"] == first
+    rig.old().set("late", 1)
+    assert mirror.call("cut_over")["changed"]
+    assert rig.new().get("late") == b"1"
+
+
+def test_a_target_over_its_limit_is_not_cut_over_to(split, live):
+    rig = split()
+    rig.old().set("large", b"x" * 10_000_000)
+    rig.target.client().config_set("maxmemory", 4_000_000)
+    mirror = live(rig)
+    mirror.call("mirrored")
+    with pytest.raises(UntangleError, match=r"more than its maxmemory of 4000000.*Nothing was switched over"):
+        mirror.call("cut_over")
+    assert marks.fenced(rig.engine_source()) == []
+    rig.target.client().config_set("maxmemory", 0)
+    assert mirror.call("cut_over")["changed"]
+
+
+STEPS = [
+    ("marks.put", 1, False),
+    ("marks.put", 1, True),
+    ("live._commit", 1, False),
+    ("link.Link.promote", 1, False),
+    ("link.Link.promote", 1, True),
+    ("link.Link.promote", 2, True),
+    ("marks.set_moved", 1, True),
+    ("marks.set_moved", 2, True),
+]
+
+
+@pytest.mark.parametrize("forward", [True, False], ids=["forward", "back"])
+@pytest.mark.parametrize(
+    "step", STEPS, ids=lambda step: "%s-%d-%s" % (step[0], step[1], "after" if step[2] else "before")
+)
+def test_killed_at_each_step_of_the_cutover(written_to, live, step, forward):
+    """Run again, it goes forward or back; whatever was acknowledged is where it ends."""
+    path, nth, after = step
+    with written_to("redis-7.0") as (rig, writers):
+        rigs.killed_apart(rig, "mirrored_and_cut_over", path, nth, after)
+        split = live(rig)
+        if forward:
+            try:
+                split.call("cut_over")
+            except UntangleError as exc:
+                assert path == "marks.put" and not after and "Run sync first" in str(exc)
+                split.call("mirrored")
+                split.call("cut_over")
+            assert set(standings(rig)) == {"cut_over"}
+            switch(rig, writers, True)
+        else:
+            split.call("stopped")
+            split.call("returned")
+            assert not set(standings(rig)) & {"cut_over"}
+            assert marks.fenced(rig.engine_source()) == []
+            time.sleep(0.3)
+    for writer, database in zip(writers, (5, 5, 10, 10)):
+        writer.check(rig.new(database) if forward else rig.old(database))
+
+
+class Probe(threading.Thread):
+    """Asks both sides in turn whether they take a write of an application. Once the new one has, the old one never does again."""
+
+    def __init__(self, rig: Any) -> None:
+        super().__init__(daemon=True)
+        self.sides = {"old": (rig.source, 5), "new": (rig.targets[5], 0)}
+        self.rig, self.taken, self.stop = rig, "", False
+
+    def run(self) -> None:
+        # from the moment on in which it is filled
+        until(
+            lambda: (
+                self.rig.new(5).info("replication")["role"] == "slave"
+                or (self.rig.mark(5) or {}).get("state") == "serving"
+            )
+        )
+        while not self.stop:
+            for side, (server, database) in self.sides.items():
+                with contextlib.suppress(redis.RedisError, OSError), writing.app(server, database) as client:
+                    client.set("probe", 1)
+                    self.taken += side[0]
+            time.sleep(0.001)
+
+    def check(self) -> None:
+        self.stop = True
+        self.join(20)
+        assert re.fullmatch("o*n+", self.taken), self.taken
+
+
+PAUSED = [
+    ("gate.Pause.close", 1, True),
+    ("live._commit", 1, False),
+    ("gate.Pause.leave", 1, False),
+    ("gate.Pause.leave", 1, True),
+]
+
+
+# An engine that is killed behind its commit lets no pause go: whoever waits there writes to the old database when it has passed.
+KILLED = [
+    *((victim, step, 0) for step in STEPS for victim in ("source", "target")),
+    *((victim, step, 5) for step in PAUSED for victim in ("source", "target")),
+    *(("engine", step, 5) for step in (*PAUSED[:2], PAUSED[3])),
+]
+
+
+@pytest.mark.parametrize(
+    ("victim", "step", "pause"), KILLED, ids=["%s-%s-%d-%s-%d" % (one, *step, pause) for one, step, pause in KILLED]
+)
+def test_a_server_killed_at_each_step_of_the_cutover(live, tmp_path, victim, step, pause):
+    """It comes back, and the cutover is finished or made again; at no moment do both sides take writes."""
+    made, writers, probes = [], [], []
+    try:
+        for _number in range(3):
+            # what was acknowledged outlives a kill
+            server = servers.Server(
+                "redis-7.0", appendonly="yes", appendfsync="no", aclfile="users.acl", repl_diskless_sync_delay=0
+            )
+            users = ["user default on nopass ~* &* +@all", "user app on >x ~* &* +@all"]
+            (server.directory / "users.acl").write_text("\n".join(users) + "\n")
+            made.append(server.start())
+        rig = rigs.Rig(made[0], {5: made[1], 10: made[2]}, tmp_path)
+        rig.source.client(5).mset({f"k{number}": number for number in range(3000)})
+        rig.source.client(0).set("stays", 1)
+        rig.source.forget_clients()
+        writers += [writing.Writer("w%d" % i, (rig.source, database)) for i, database in enumerate((5, 5, 10, 10))]
+        # one user for a database that moves and one that stays cannot be fenced
+        stays = writing.app(rig.source, 0) if pause else None
+        assert stays is None or stays.incr("n")
+        probe = Probe(rig)
+        probes.append(probe)
+        for writer in writers:
+            writer.gives_up = bool(pause)
+            writer.start()
+        probe.start()
+        killed = {"source": rig.source, "target": rig.targets[5], "engine": None}[victim]
+        how = {"pause_max_seconds": pause} if pause else {}
+        process = rigs.apart(rig, "mirrored_and_cut_over", *step, killed.pid if killed else 0, how)
+        try:
+            if killed:
+                assert until(lambda: not killed.running, 15), (
+                    process.kill(),
+                    process.communicate(),
+                    [path.read_text() for path in Path(rig.state.directory).glob("*answer*")],
+                )
+                time.sleep(0.3)
+                killed.start()
+                time.sleep(0.5)
+        finally:
+            process.kill() if killed else None
+            said = process.communicate(timeout=60)[1]
+        split = live(rig)
+        if not set(standings(rig)) & {"cut_over"}:
+            for writer, database in zip(writers, (5, 5, 10, 10)):
+                writer.place = writer.place or (rig.source, database)
+        try:
+            split.call("cut_over", **how)
+        except UntangleError as exc:
+            assert "Run sync first" in str(exc), (exc, said)
+            split.call("mirrored")
+            split.call("cut_over", **how)
+        assert set(standings(rig)) == {"cut_over"}
+        switch(rig, writers, True)
+        time.sleep(0.3)
+        for writer in writers:
+            writer.stop = True
+            writer.join(20)
+        if victim == "source" and not pause:
+            probe.check()
+        for writer, database in zip(writers, (5, 5, 10, 10)):
+            writer.check(rig.new(database))
+            assert writer.served[rig.targets[database].port]
+    finally:
+        for thread in (*writers, *probes):
+            thread.stop = True
+        for server in made:
+            server.close()
+
+
+def standings(rig: Any) -> list[str]:
+    return [
+        engine.route.standing(rig.engine_source(route.database), route.open(), route, rig.state) for route in rig.routes
+    ]
+
+
+@each_version
+def test_servers_that_go_away_are_waited_for(written_to, live, version):
+    """A connection that is cut goes on where it was; a target that is started anew is filled again."""
+    with written_to(version) as (rig, writers):
+        split = live(rig)
+        split.call("mirrored")
+        rig.source.client().execute_command("CLIENT", "KILL", "TYPE", "replica")
+        assert until(lambda: split.job()["progress"]["mirror"]["restarts"] == 1)
+        os.kill(rig.source.pid, signal.SIGSTOP)
+        time.sleep(1)
+        os.kill(rig.source.pid, signal.SIGCONT)
+        rig.targets[5].kill()
+        assert until(lambda: split.job()["progress"]["mirror"]["purposes"]["db5"]["phase"] == "waiting for its target")
+        rig.targets[5].start()
+        assert until(lambda: split.job()["progress"]["mirror"]["purposes"]["db5"]["phase"] == "following")
+        rig.targets[10].client().execute_command("REPLICAOF", "NO", "ONE")
+        assert until(lambda: split.job()["progress"]["mirror"]["purposes"]["db10"]["starts"] == 2)
+        assert until(lambda: standings(rig) == ["mirrored", "mirrored"])
+        add_user(rig.targets[5], "app")
+        split.call("cut_over")
+        switch(rig, writers, True)
+    for writer, database in zip(writers, (5, 5, 10, 10)):
+        writer.check(rig.new(database))
+
+
+def test_a_rehearsal_does_all_but_the_commit(written_to, live):
+    with written_to("redis-7.0") as (rig, writers):
+        split = live(rig)
+        split.call("mirrored")
+        done = split.call("cut_over", rehearse=True)
+        assert done["rehearsed"] and not done["changed"] and done["write_refused_seconds"] > 0
+        assert standings(rig) == ["mirrored", "mirrored"] and marks.fenced(rig.engine_source()) == []
+        time.sleep(0.3)
+        assert split.call("cut_over")["changed"]
+        switch(rig, writers, True)
+    for writer, database in zip(writers, (5, 5, 10, 10)):
+        writer.check(rig.new(database))
+
+
+@each_version
+def test_who_cannot_be_fenced_waits(split, live, version):
+    """One user for a database that moves and one that stays: nobody is refused, and what stays is not cut off."""
+    rig = split(version)
+    add_user(rig.source, "app")
+    moving, staying = writing.app(rig.source, 5), writing.app(rig.source, 0)
+    acknowledged, slowest, cut_off = [], [0.0], []
+
+    def move(number: int) -> None:
+        if cut_off:
+            time.sleep(0.1)
+            return
+        try:
+            moving.rpush("list", number)
+            acknowledged.append(number)
+        except redis.ConnectionError as exc:
+            cut_off.append(exc)
+
+    def stay(number: int) -> None:
+        began = time.monotonic()
+        staying.incr("n")
+        slowest[0] = max(slowest[0], time.monotonic() - began)
+
+    one = live(rig)
+    with rigs.busy(stay):
+        with rigs.busy(move):
+            one.call("mirrored")
+            with pytest.raises(UntangleError, match="also work on databases that stay"):
+                one.call("cut_over")
+            done = one.call("cut_over", pause_max_seconds=5)
+            assert until(lambda: cut_off)
+        assert done["kept_off_by"] == "pause" and done["fenced"] == []
+    assert rig.standing() == "cut_over"
+    assert [int(word) for word in rig.new().lrange("list", 0, -1)] == acknowledged
+    print(
+        "%s: writes waited for %.1f ms, %.1f ms seen"
+        % (version, done["write_refused_seconds"] * 1000, slowest[0] * 1000)
+    )
+
+
+def test_a_pause_that_is_too_short_has_done_nothing(split, live):
+    rig = split("redis-7.0")
+    rig.old().set("a", 1)
+    add_user(rig.source, "app")
+    moving, staying = writing.app(rig.source, 5), writing.app(rig.source, 0)
+    moving.incr("n"), staying.incr("n")
+    one = live(rig)
+    one.call("mirrored")
+    for seconds in (0.3, 0.50001):
+        with pytest.raises(UntangleError, match="too little to commit in"):
+            one.call("cut_over", pause_max_seconds=seconds)
+    moving.incr("n")
+    assert rig.standing() == "mirrored"
+
+
+def test_a_pause_that_ends_in_the_commit_has_done_nothing(split, monkeypatch):
+    """The engine is held up when its targets are masters already, and writers go on meanwhile."""
+    rig = split("redis-7.0")
+    add_user(rig.source, "app")
+    moving, staying = writing.app(rig.source, 5), writing.app(rig.source, 0)
+    moving.incr("n"), staying.incr("n")
+    promote = engine.link.Link.promote
+
+    def held_up(link: engine.link.Link) -> None:
+        promote(link)
+        time.sleep(2)
+
+    Path(rig.state.directory).mkdir(exist_ok=True)
+    desk = engine.desk.Desk(rig.state.directory)
+    request = {"what": "cut_over", "purposes": [rig.purpose], "pause_max_seconds": 1.5}
+    job = threading.Thread(
+        target=lambda: rig._do(engine.live.mirrored, limits=engine.snapshot.Limits(), desk=desk), daemon=True
+    )
+    job.start()
+    assert until(desk.ready)
+    monkeypatch.setattr(engine.link.Link, "promote", held_up)
+    answer = desk.ask(request, job.is_alive, 60)
+    monkeypatch.undo()
+    assert "too little to commit in" in answer["msg"]
+    assert rig.standing() in ("copying", "mirrored")
+    moving.incr("n")
+    # and it goes on from there
+    assert desk.ask(request, job.is_alive, 60)["changed"]
+    assert rig.standing() == "cut_over" and rig.new().get("n") == b"2"
+    assert desk.ask({"what": "returned", "purposes": [rig.purpose]}, job.is_alive, 60)["ends"]
+    job.join(10)
+
+
+def test_an_old_server_that_lost_what_was_brought_is_compared_anew(split, live):
+    """It restarts without what came since its last save: the way back must not take that for brought."""
+    rig = split("redis-7.0")
+    add_user(rig.source, "app")
+    rig.old().mset({f"k{i}": i for i in range(1000)})
+    rig.source.client().save()
+    one = live(rig)
+    one.call("mirrored")
+    one.call("cut_over", fence=["app"])
+    following_back(one)
+    rig.new().mset({f"k{i}": "new" for i in range(500)})
+    assert until(lambda: rig.old().get("k499") == b"new")
+    rig.source.kill()
+    rig.source.start()
+    assert rig.old().get("k499") == b"499"
+    rig.new().set("after", 1)
+    assert until(lambda: rig.old().get("k499") == b"new")
+    one.call("returned")
+    assert rig.old().get("after") == b"1" and rig.old().dbsize() == 1001
+
+
+def test_a_target_that_hides_what_it_refuses_is_no_target(split, live):
+    rig = split("redis-6.0")
+    rig.old().set("a", 1)
+    with pytest.raises(UntangleError, match=r"redis 6\.0.*Use Redis 7\.0 or later, or redis_split_strategy: copy"):
+        live(rig).call("mirrored")
+    assert rig.new().dbsize() == 0 and rig.mark() is None

@@ -8,40 +8,25 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import dataset
 import pytest
 import redis
 import rig as rigs
+from mirrors import following, in_step, program, until, until_raised
 
 import servers
 from ansible_collections.njoy.untangle.plugins.module_utils.engine.link import Broken
 from ansible_collections.njoy.untangle.plugins.module_utils.engine.mirror import Mirror
+from ansible_collections.njoy.untangle.plugins.module_utils.errors import UntangleError
 
 pytestmark = pytest.mark.servers
 pool, split = rigs.pool, rigs.split
 each_version = pytest.mark.parametrize("version", servers.MAIN)
-
-
-@contextlib.contextmanager
-def following(rig: Any, **options: Any) -> Iterator[Mirror]:
-    mirror = Mirror(rig.login, rig.routes, **options)
-    mirror.start()
-    try:
-        yield mirror
-    finally:
-        mirror.close()
-
-
-def in_step(rig: Any, mirror: Mirror) -> None:
-    """Everything written so far has come, and is right."""
-    mirror.catch_up(rig.engine_source().offset())
-    for route in rig.routes:
-        assert rig.compare(route.database).summary()["differences"] == 0
 
 
 @each_version
@@ -77,62 +62,73 @@ def test_what_the_target_refuses_is_found(split, version):
         in_step(rig, mirror)
 
 
-def program(client: redis.Redis, chance: random.Random, database: int) -> None:
-    """One thing that an application does, to few keys, so that commands meet."""
+@contextlib.contextmanager
+def turning(mirror: Mirror) -> Iterator[None]:
+    """The mirror at work beside the test."""
+    stop = threading.Event()
 
-    def key(kind: str) -> str:
-        return f"{kind}:{chance.randrange(40)}"
+    def work() -> None:
+        while not stop.is_set():
+            mirror.step(0.01)
 
-    def number() -> int:
-        return chance.randrange(100)
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        worker.join(20)
 
-    def some(kind: str) -> list[str]:
-        return [key(kind) for _ in range(chance.randrange(1, 4))]
 
-    def transaction() -> None:
-        with client.pipeline(transaction=True) as pipe:
-            pipe.incr(key("n")).rpush(key("l"), number()).set(key("s"), number(), px=chance.randrange(1, 5000))
-            pipe.execute()
+@each_version
+def test_a_key_that_is_never_level_is_compared_all_the_same(split, version):
+    """A copy that is what the source held a moment ago is right, one element that it never held is not."""
+    rig = split(version)
+    writer = rig.source.client(5)
 
-    deeds: list[Callable[[], Any]] = [
-        lambda: client.incr(key("n")),
-        lambda: client.incrbyfloat(key("f"), 0.5),
-        lambda: client.set(key("s"), "v" * number()),
-        lambda: client.set(key("s"), number(), px=chance.randrange(1, 3000)),
-        lambda: client.set(key("s"), number(), keepttl=True),
-        lambda: client.getdel(key("s")),
-        lambda: client.append(key("s"), "x"),
-        lambda: client.pexpire(key("h"), chance.randrange(1, 3000)),
-        lambda: client.persist(key("h")),
-        lambda: client.getex(key("s"), px=chance.randrange(1, 3000)),
-        lambda: client.rpush(key("l"), *map(str, range(chance.randrange(1, 5)))),
-        lambda: client.lpop(key("l"), 2),
-        lambda: client.lmove(key("l"), key("l"), "LEFT", "RIGHT"),
-        lambda: client.ltrim(key("l"), 0, 20),
-        lambda: client.hset(key("h"), mapping={f"f{number()}": number()}),
-        lambda: client.hincrbyfloat(key("h2"), "f", 0.1),
-        lambda: client.hdel(key("h"), f"f{number()}"),
-        lambda: client.sadd(key("t"), number(), number()),
-        lambda: client.spop(key("t"), 2),
-        lambda: client.smove(key("t"), key("t"), number()),
-        lambda: client.sunionstore(key("t"), some("t")),
-        lambda: client.zadd(key("z"), {f"m{number()}": number()}),
-        lambda: client.zpopmin(key("z")),
-        lambda: client.zunionstore(key("z"), some("z")),
-        lambda: client.zrangestore(key("z"), key("z"), 0, 10),
-        lambda: client.xadd(key("x"), {"f": number()}, maxlen=50, approximate=True),
-        lambda: client.xdel(key("x"), "1-1"),
-        lambda: client.sort(key("l"), alpha=True, store=key("l")),
-        lambda: client.rename(key("l"), key("l")),
-        lambda: client.copy(key("t"), key("t"), replace=True),
-        lambda: client.delete(*some("h")),
-        lambda: client.unlink(*some("t")),
-        lambda: client.mset({key("s"): number(), key("n"): number()}),
-        lambda: client.eval("redis.call('incr', KEYS[1]) return redis.call('rpush', KEYS[2], ARGV[1])", 2, key("n"), key("l"), 1),
-        transaction,
-    ]  # fmt: skip
-    with contextlib.suppress(redis.ResponseError):
-        chance.choice(deeds)()
+    def push(number: int) -> None:
+        writer.rpush("hot", number)
+        time.sleep(0.001)
+
+    with following(rig) as mirror:
+        in_step(rig, mirror)
+        with turning(mirror), rigs.busy(push):
+            while not rig.new().exists("hot"):
+                time.sleep(0.01)
+            assert rig.compare().kinds == {}
+            mirror.lanes[0].link.send(b"*3\r\n$5\r\nLPUSH\r\n$3\r\nhot\r\n$5\r\nextra\r\n")
+            time.sleep(0.1)
+            assert rig.compare().kinds == {"value": 1}
+
+
+def test_a_big_key_that_is_never_level_is_told(split):
+    """Nobody can catch it in one state: it is neither called equal nor different."""
+    rig = split("redis-7.0")
+    writer = rig.source.client(5)
+    writer.rpush("hot", *["x" * 50] * 10000)
+
+    def push(number: int) -> None:
+        writer.rpush("hot", number)
+        time.sleep(0.001)
+
+    with following(rig) as mirror:
+        in_step(rig, mirror)
+        with turning(mirror), rigs.busy(push):
+            found = rig.compare()
+        assert (found.kinds, found.moving) == ({}, 1)
+        # nobody follows any more
+        with rigs.busy(push):
+            found = rig.compare()
+        assert (found.kinds, found.moving) == ({"value": 1}, 0)
+
+
+@each_version
+def test_a_copy_that_stands_still_is_a_difference(split, version):
+    rig = split(version)
+    rig.copied()
+    rig.old().rpush("hot", 0)
+    with rigs.busy(lambda number: rig.old().rpush("hot", number)):
+        assert rig.compare().kinds == {"missing": 1}
 
 
 @each_version
@@ -169,6 +165,97 @@ def test_in_step_while_applications_write(split, version):
             facts = mirror.facts()["purposes"]
             print(facts)
             # both ways were taken: applied as it came, and dumped again
-            assert all(one["commands"] and one["dumped_again"] for one in facts.values())
+            for way in ("commands", "dumped_again"):
+                assert any(one[way] for one in facts.values()), way
     finally:
         stop.set()
+
+
+def torn(rig, databases) -> None:
+    """One transaction over several databases."""
+    with rig.source.client(databases[0]).pipeline() as pipe:
+        pipe.incr("n")
+        for number in databases[1:]:
+            pipe.execute_command("SELECT", number)
+            pipe.incr("n")
+        pipe.execute()
+
+
+@pytest.mark.parametrize("others", [(16,), (3,), (16, 3)])
+@each_version
+def test_a_transaction_that_the_split_would_tear_stops_its_routes(split, version, others):
+    """Its other half goes to another instance, or to a database that stays where it is. The third route goes on."""
+    rig = split(version, databases=(5, 16, 17))
+    with following(rig) as mirror:
+        in_step(rig, mirror)
+        # one database alone, though others were selected
+        with rig.source.client(5).pipeline() as pipe:
+            pipe.incr("n").incr("n").execute()
+        in_step(rig, mirror)
+        torn(rig, (5, *others))
+        rig.source.client(17).set("a", 1)
+        mirror.catch_up(rig.engine_source().offset())
+        numbers = ", ".join(map(str, sorted({5, *others})))
+        assert re.search(f"wrote to databases {numbers} at once.*serves as before", mirror.why_stopped)
+        assert {lane.route.database for lane in mirror.stopped} == {5, *others} - {3}
+        assert rig.compare(17).differences == 0
+        assert {mirror.facts()["purposes"][lane.route.purpose]["phase"] for lane in mirror.stopped} == {"stopped"}
+        # left to itself, and not taken for one that is in step
+        assert rig.new(5).info("replication")["role"] == "master"
+        mirror.go_on()
+        in_step(rig, mirror)
+        with pytest.raises(UntangleError, match=r"at once.*serves as before"):
+            torn(rig, (5, 16, 17))
+            until_raised(mirror)
+
+
+@pytest.mark.parametrize("version", ("redis-8.0", "valkey-9.1"))
+def test_big_keys_come_in_chunks(split, version):
+    """None is dumped whole, which would hold the source up; one that is written to without end is, at last."""
+    rig = split(version, databases=(0, 5))
+    old = rig.old()
+    old.set("string", os.urandom(3_000_000))
+    for start in range(0, 20000, 1000):
+        items = [f"item:{number}:{'x' * 40}" for number in range(start, start + 1000)]
+        old.rpush("list", *items)
+        old.sadd("set", *items)
+        old.hset("hash", mapping=dict.fromkeys(items, "v"))
+        old.zadd("zset", {item: number for number, item in enumerate(items)})
+        with old.pipeline(transaction=False) as pipe:
+            for item in items:
+                pipe.xadd("stream", {"f": item})
+            pipe.execute()
+    old.execute_command("HPEXPIRE", "hash", 10**9, "FIELDS", 1, items[0])
+    old.xgroup_create("stream", "g", "0")
+    old.xreadgroup("g", "c", {"stream": ">"}, count=100)
+    old.pexpire("zset", 10**9)
+
+    def dumped() -> int:
+        return int((old.info("commandstats").get("cmdstat_dump") or {}).get("calls") or 0)
+
+    before = dumped()
+    with following(rig) as mirror:
+        mirror.catch_up(rig.engine_source().offset())
+        assert dumped() == before
+        in_step(rig, mirror)
+        # dumped again, now one by one, now under a writer that never rests
+        old.getex("string", ex=1000)
+        old.hincrbyfloat("hash", "n", 0.5)
+        before = dumped()
+        mirror.catch_up(rig.engine_source().offset())
+        assert dumped() == before
+        with turning(mirror), rigs.busy(lambda number: rig.source.client(5).rpush("list", number)):
+            assert until(lambda: old.sort("list", by="nosort", store="list") and dumped() > before)
+        in_step(rig, mirror)
+        assert not list(rig.new().scan_iter("untangle:*"))
+
+
+@each_version
+def test_a_transaction_on_what_stays_is_none_of_ours(split, version):
+    rig = split(version)
+    with following(rig) as mirror:
+        with rig.source.client(3).pipeline() as pipe:
+            pipe.incr("n").execute_command("SELECT", 2)
+            pipe.incr("n").execute()
+        rig.old().set("a", 1)
+        in_step(rig, mirror)

@@ -10,13 +10,13 @@ import os
 import re
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
+import cores
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-PLAYBOOK = str(Path(sys.executable).with_name("ansible-playbook"))
+PLAYBOOK = str(cores.ansible_playbook(cores.NEWEST))
 DONE = {
     "state": "cut_over",
     "since": "2026-11-22T14:32:08.123Z",

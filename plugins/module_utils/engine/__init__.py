@@ -9,14 +9,20 @@ All of its files are imported here, because only what is imported statically tra
 from __future__ import annotations
 
 from . import (
+    back,
     commands,
     compare,
     copy,
     cutover,
+    desk,
+    digest,
     feed,
     forget,
+    gate,
+    hints,
     job,
     jobs,
+    lane,
     link,
     live,
     marks,
@@ -32,14 +38,20 @@ from . import (
 )
 
 __all__ = [
+    "back",
     "commands",
     "compare",
     "copy",
     "cutover",
+    "desk",
+    "digest",
     "feed",
     "forget",
+    "gate",
+    "hints",
     "job",
     "jobs",
+    "lane",
     "link",
     "live",
     "marks",

@@ -25,10 +25,10 @@ class Effect:
     """
 
     how: str
-    writes: list[bytes] = dataclasses.field(default_factory=list)
-    reads: list[bytes] = dataclasses.field(default_factory=list)
+    writes: t.Sequence[bytes] = ()
+    reads: t.Sequence[bytes] = ()
     words: Words = ()
-    elsewhere: list[tuple[int, bytes]] = dataclasses.field(default_factory=list)
+    elsewhere: t.Sequence[tuple[int, bytes]] = ()
 
 
 @dataclasses.dataclass
@@ -58,6 +58,8 @@ _ONE = set(
     b"LPUSH LPUSHX LREM LSET LTRIM PERSIST PFADD RPOP RPUSH RPUSHX SADD SETBIT SETNX SETRANGE SREM XACK XADD XDEL XSETID XTRIM "
     b"ZADD ZINCRBY ZPOPMAX ZPOPMIN ZREM ZREMRANGEBYLEX ZREMRANGEBYRANK ZREMRANGEBYSCORE HPEXPIREAT HEXPIREAT".split()
 )
+#: Of these, what needs no second look.
+PLAIN = _ONE - {b"HPEXPIREAT", b"HEXPIREAT"}
 # One key, never as it comes: relative times, random choices, results that depend on what the feed does not tell.
 _ONE_DUMPED = set(
     b"EXPIRE PEXPIRE SETEX PSETEX GETEX HEXPIRE HPEXPIRE HGETEX HGETDEL HINCRBYFLOAT SPOP DELIFEQ VADD VREM VSETATTR XAUTOCLAIM "
@@ -105,7 +107,7 @@ def effect(words: Words, how: Dialect) -> Effect:
         how.field_expiry = True
         options = {word.upper() for word in words[2:5]}
         return Effect("dump" if options & {b"EX", b"PX"} else "apply", key, key, words)
-    if name == b"RESTORE":
+    if name in (b"RESTORE", b"RESTORE-ASKING"):
         exact = words[2] == b"0" or b"ABSTTL" in {word.upper() for word in words[4:]}
         how.field_expiry = True
         return Effect("apply" if exact else "dump", key, key, words)

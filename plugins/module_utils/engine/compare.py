@@ -5,7 +5,8 @@
 
 Both sides are read, both ways, by digests that do not depend on encodings; whatever these cannot settle is compared by meaning,
 element by element. A difference is looked at again before it counts: a key that is written to
-while both servers are read is no difference. The pass of differences before a cutover is this comparison with ``repair``.
+while both servers are read is no difference. Nor is one whose copy is what the source held a moment ago: a mirror that follows
+a counter is never level with it. The pass of differences before a cutover is this comparison with ``repair``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import typing as t
 
 from ..errors import UntangleError
 from . import values
+from .digest import Digest
 from .server import Server
 from .snapshot import Limits, Reader
 from .target import TooOld, Writer
@@ -28,6 +30,16 @@ Progress = t.Callable[[int, int], None]
 #: long, and so on): a key that is written to all the time may be met half written more than once.
 LOOKS, PAUSE_SECONDS = 6, 0.05
 
+#: What still moves then is looked at for so long without a pause, to catch the source in the state in which the target is next.
+QUICK_SECONDS = 5.0
+
+#: How long a big key is read again to see whether it changes at all.
+MOVING_SECONDS = 1.0
+
+#: What a look sees of a key: digest and expiry in unix ms, or None where it is too big for a page, or ABSENT.
+State = t.Optional[tuple[bytes, int]]
+ABSENT: State = (b"", -1)
+
 
 @dataclasses.dataclass
 class Result:
@@ -36,12 +48,16 @@ class Result:
     compared: int = 0
     source_keys: int = 0
     target_keys: int = 0
+    #: Keys over ``big_key_bytes`` that both sides write to all the time: they could not be compared.
+    moving: int = 0
     repaired: int = 0
     bytes_sent: int = 0
     kinds: dict[str, int] = dataclasses.field(default_factory=dict)
     examples: list[tuple[str, bytes]] = dataclasses.field(default_factory=list)
     sampled: bool = False
     seconds: float = 0.0
+    #: Of a pass that repaired: what the source held (``digest.Digest``).
+    digest: dict[str, t.Any] | None = None
 
     @property
     def differences(self) -> int:
@@ -59,6 +75,7 @@ class Result:
             "target_keys": self.target_keys,
             "differences": self.differences,
             "kinds": dict(sorted(self.kinds.items())),
+            "moving": self.moving,
             "repaired": self.repaired,
             "sampled": self.sampled,
             "seconds": round(self.seconds, 3),
@@ -131,6 +148,8 @@ class Comparer:
         self.progress = progress or (lambda done, total: None)
         self.result = Result(sampled=sample is not None)
         self._suspects: set[bytes] = set()
+        #: The states in which the source was seen since its keys are suspected.
+        self._held: dict[bytes, set[State]] = {}
         self._big: set[bytes] = set()
         self._older = False
 
@@ -145,9 +164,18 @@ class Comparer:
         self.result.seconds = time.monotonic() - began
         return self.result
 
+    def suspects(self) -> set[bytes]:
+        """Keys that were not the same at the first look, on whichever side. Nothing is looked at again, and nothing repaired."""
+        total = self.source.size() + self.target.size()
+        self._forward(total)
+        self._backward(total)
+        found, self._suspects = self._suspects, set()
+        return found
+
     def _forward(self, total: int) -> None:
         """Every key of the source must be there and be the same."""
         here, there = self._readers(self.match)
+        digests = Digest(self.source.time_ms(), here.what) if self.repair else None
         try:
             for page in here.pages():
                 wanted = [x for x in page.keys if not excluded(x[0], self.exclude)] if self.exclude else page.keys
@@ -155,6 +183,8 @@ class Comparer:
                     answer = there.named([key for key, _digest, _at in wanted])
                     have = {key: (digest, at) for key, digest, at in answer.keys}
                     for key, digest, at in wanted:
+                        if digests:
+                            digests.add(key, digest, at)
                         if have.get(key) != (digest, at) and not self._close_enough(have.get(key), digest, at):
                             self._suspect(key)
                 for key in page.big:
@@ -165,6 +195,8 @@ class Comparer:
                 self.progress(self.result.compared, total)
                 if self.sample is not None and self.result.compared >= self.sample:
                     return
+            if digests:
+                self.result.digest = digests.facts()
         finally:
             here.close()
             there.close()
@@ -211,7 +243,7 @@ class Comparer:
 
     def _settle(self) -> None:
         """Look again at what differed; repair it if told to, and look once more at what was repaired."""
-        suspects, self._suspects = sorted(self._suspects), set()
+        suspects, self._suspects, self._held = sorted(self._suspects), set(), {}
         if not suspects:
             return
         if self.repair:
@@ -219,7 +251,7 @@ class Comparer:
             # Not so for big keys, most of which stand still.
             big = self._look([key for key in suspects if key in self._big])
             suspects = [key for key in suspects if key not in self._big] + [key for key, _kind in big]
-            self._mend(suspects)
+            self.bring(suspects)
             self._big.clear()
         different = self._look(suspects)
         if self.repair and different:
@@ -230,12 +262,37 @@ class Comparer:
                 return
             time.sleep(PAUSE_SECONDS * 2**number)
             different = self._look([key for key, _kind in different])
+        end = time.monotonic() + QUICK_SECONDS
+        while time.monotonic() < end:
+            moving = [key for key, _kind in different if len(self._held[key]) > 1]
+            if not moving:
+                break
+            caught = set(moving).difference(key for key, _kind in self._look(moving))
+            different = [(key, kind) for key, kind in different if key not in caught]
         for key, kind in different:
-            self.result.add(kind, key)
+            if (
+                not self.repair
+                and self._held[key] == {None}
+                and self._moves(self.source, key)
+                and self._moves(self.target, key)
+            ):
+                # Too big to be caught in one state of many.
+                self.result.moving += 1
+            else:
+                self.result.add(kind, key)
+
+    @staticmethod
+    def _moves(server: Server, key: bytes) -> bool:
+        """Whether a key changes while it is read: then it differs from itself."""
+        end = time.monotonic() + MOVING_SECONDS
+        while time.monotonic() < end:
+            if values.differs(server, key, server):
+                return True
+        return False
 
     def _look(self, keys: t.Sequence[bytes]) -> list[tuple[bytes, str]]:
         """Which of these keys differ, and how. Pages answer for hundreds at once; only what they cannot settle is read by meaning."""
-        sides: list[dict[bytes, tuple[bytes, int] | None]] = []
+        sides: list[dict[bytes, State]] = []
         for reader in self._readers():
             try:
                 page = reader.named(keys)
@@ -247,6 +304,11 @@ class Comparer:
         for key in keys:
             if key not in here and key not in there:
                 continue
+            held = self._held.setdefault(key, set())
+            held.add(here.get(key, ABSENT))
+            # Not where differences are being repaired: there the source has to have the last word.
+            if not self.repair and there.get(key, ABSENT) in held - {None}:
+                continue
             if key not in there:
                 found.append((key, "missing"))
             elif key not in here:
@@ -257,7 +319,8 @@ class Comparer:
                     found.append((key, kind))
         return found
 
-    def _mend(self, keys: t.Sequence[bytes]) -> None:
+    def bring(self, keys: t.Sequence[bytes]) -> None:
+        """Make the target's copy of these keys what the source holds, or take them away."""
         rest = list(keys)
         if not self._older:
             try:

@@ -18,15 +18,19 @@ from ..errors import UntangleError
 from . import marks
 from .compare import Comparer, Result, demand_equal
 from .copy import Report, counters
+from .link import release
 from .route import Route, standing, unbounded
 from .server import Server
 from .snapshot import Limits
 from .state import State, now, write_atomically
 
+#: How often all is compared again where writers are said to be stopped and the source's counters moved all the same.
+SECOND_LOOKS = 3
+
 
 def own_login(server: Server, state: State) -> Server:
     """The same server as the engine's own user, whose password is made once and kept in the state directory."""
-    if server.options.get("username") == marks.OWN_USER:
+    if server.options.get("username") == marks.OWN_USER or not marks.may_mark(server):
         return server
     path = os.path.join(state.directory, "secrets", "source.engine")
     if os.path.exists(path):
@@ -54,6 +58,7 @@ def cut_over(
     fence: t.Sequence[str] | None = None,
     writers_stopped: bool = False,
     tolerance_ms: int = 0,
+    rehearse: bool = False,
 ) -> dict[str, t.Any]:
     """Make every route's target the one that is written to. ``fence`` names users; None finds them.
 
@@ -66,6 +71,13 @@ def cut_over(
     sources = {r.purpose: Server(source_options, r.database) for r in routes}
     places = {r.purpose: standing(sources[r.purpose], targets[r.purpose], r, state) for r in routes}
     pending = [r for r in routes if places[r.purpose] not in ("cut_over", "retired")]
+    for route in routes:
+        # A live cutover that was broken off behind its fence, its job gone: the last pass does what the mirror cannot any more.
+        if places[route.purpose] == "mirrored" and marks.fenced(admin):
+            release(targets[route.purpose])
+            places[route.purpose] = "copied"
+        elif places[route.purpose] == "cut_over":
+            release(targets[route.purpose])
     for route in pending:
         if places[route.purpose] != "copied":
             raise UntangleError(
@@ -77,7 +89,7 @@ def cut_over(
             "%s is a replica: what its master is told to write it writes too, whoever is fenced here. Name the master as source; "
             "nothing was changed." % admin.address
         )
-    finished = _finish(sources, targets, [r for r in routes if r not in pending], places, state, by)
+    finished = not rehearse and _finish(sources, targets, [r for r in routes if r not in pending], places, state, by)
     if not pending:
         return {"changed": finished, "fenced": marks.fenced(admin), "purposes": {}}
 
@@ -87,29 +99,33 @@ def cut_over(
     first = engine[pending[0].purpose]
     before = counters(first)
     began, results = time.monotonic(), dict[str, Result]()
+
+    def look(route: Route, repair: bool) -> Result:
+        return _pass(engine[route.purpose], targets[route.purpose], route, report, limits, tolerance_ms, repair)
+
     try:
         # Within: what fails or is interrupted once the fence may be up takes it down again.
         if users:
             marks.put(first, users)
         for route in pending:
-            results[route.purpose] = _pass(
-                engine[route.purpose], targets[route.purpose], route, report, limits, tolerance_ms, True
-            )
-        if writers_stopped and counters(first) != before:
-            # Something was written, perhaps elsewhere, perhaps an expiry. Then only a second look can tell.
-            for route in pending:
-                result = _pass(
-                    engine[route.purpose], targets[route.purpose], route, report, limits, tolerance_ms, False
-                )
-                if result.differences:
-                    raise UntangleError(
-                        "%s was written to during the last pass (%s, database %d: %d keys changed), though its applications were "
-                        "said to be stopped. Nothing was switched over. Stop every writer (stop in redis_split_apps), or let "
-                        "redis_cutover fence them." % (admin.address, route.purpose, route.database, result.differences)
-                    )
+            results[route.purpose] = look(route, True)
+        if writers_stopped:
+            _demand_quiet(first, before, pending, every, lambda route: look(route, False))
     except BaseException:
         marks.lift(first, users)
         raise
+    if rehearse:
+        marks.lift(first, users)
+        return {
+            "changed": False,
+            "rehearsed": True,
+            "fenced": users,
+            "write_refused_seconds": round(time.monotonic() - began, 3),
+            "purposes": {name: {"state": "copied", **result.summary()} for name, result in results.items()},
+        }
+    # What the old databases hold from now on, noted while it can still be believed whatever breaks off.
+    old = {r.purpose: {"old": {**(results[r.purpose].digest or {}), "counted": first.counted()}} for r in pending}
+    state.update("", by, old)
     for route in pending:
         target = targets[route.purpose]
         mark = marks.read_target(target) or {}
@@ -137,6 +153,44 @@ def cut_over(
         }
     state.update("cut over", by, facts)
     return {"changed": True, "fenced": users, "write_refused_seconds": round(refused, 3), "purposes": facts}
+
+
+def _demand_quiet(
+    source: Server,
+    before: list[t.Any],
+    routes: t.Sequence[Route],
+    moving: t.Collection[int],
+    look: t.Callable[[Route], Result],
+) -> None:
+    """Refuse a source that was written to since ``before``, its counters then, in one of the databases of these routes.
+
+    Counters that stand still from the beginning of a look to its end prove it. They are the server's, though: where other
+    databases are written to they always move, and the last look has the last word. What is left there is a write to a key
+    that the last look had passed already; nothing but a fence rules that out. It stays in the old database.
+    """
+    for _dummy in range(SECOND_LOOKS):
+        seen = counters(source)
+        if seen == before:
+            return
+        before = seen
+        for route in routes:
+            found = look(route).differences
+            if found:
+                raise UntangleError(
+                    "%s was written to during the last pass (%s, database %d: %d keys changed), though its applications were "
+                    "said to be stopped. Nothing was switched over. Stop every writer (stop in redis_split_apps), or let "
+                    "redis_cutover fence them." % (source.address, route.purpose, route.database, found)
+                )
+    # Expiry and the replicas' pings move the offset, but are no changes to be saved.
+    seen = counters(source)
+    if seen == before or (seen[0], *seen[2:]) == (before[0], *before[2:]):
+        return
+    if not marks.databases_in_use(source) - set(moving) - set(marks.moved(source)):
+        raise UntangleError(
+            "%s is written to all the time, though its applications were said to be stopped and no database stays there. "
+            "Nothing was switched over. Stop every writer (stop in redis_split_apps), or let redis_cutover fence them."
+            % source.address
+        )
 
 
 def _finish(
@@ -233,14 +287,20 @@ def returned(
     limits: Limits | None = None,
     tolerance_ms: int = 0,
     accept_loss: t.Sequence[str] = (),
+    followed: t.Callable[[Route, Server, int], bool] = lambda route, new, offset: False,
 ) -> dict[str, t.Any]:
-    """The way back: fence the targets, bring back what changed there, prove it, and let the old databases be written again."""
+    """The way back: fence the targets, bring back what changed there, prove it, and let the old databases be written again.
+
+    ``followed`` tells of a route whether its old database has come up to this offset of the instance; else all is compared.
+    """
     limits = limits or Limits()
     sources = {r.purpose: Server(source_options, r.database) for r in routes}
     admin = sources[routes[0].purpose]
     targets = {r.purpose: r.open() for r in routes}
     places = {r.purpose: standing(sources[r.purpose], targets[r.purpose], r, state) for r in routes}
     serving = [r for r in routes if places[r.purpose] in ("cut_over", "retired")]
+    for route in serving:
+        release(targets[route.purpose])
     lost = {r.purpose: _lost(marks.read_target(targets[r.purpose]) or {}) for r in serving}
     for route in serving:
         if lost[route.purpose] and route.purpose not in accept_loss:
@@ -269,14 +329,17 @@ def returned(
     began = time.monotonic()
     fenced: list[tuple[Server, list[str]]] = []
     engine = {r.purpose: own_login(sources[r.purpose], state) for r in serving}
+    quick = set[str]()
     try:
         for route in serving:
             target = targets[route.purpose] = own_login(targets[route.purpose], state)
             users = marks.choose(target, {route.target_database})
             fenced.append((target, users))
-            marks.put(target, users)
+            offset = marks.put(target, users)
+            if not lost[route.purpose] and followed(route, target, offset):
+                quick.add(route.purpose)
         for route in serving:
-            if lost[route.purpose] == "old":
+            if lost[route.purpose] == "old" or route.purpose in quick:
                 continue
             results[route.purpose] = _back(
                 targets[route.purpose],
@@ -302,11 +365,13 @@ def returned(
         # The commit of the way back. Neither side takes writes between it and the lifting of the source's fence.
         marks.write_target(target, {**mark, "state": "returned", "since": now(), "by": by})
         done = results.get(route.purpose)
-        facts[route.purpose] = {"state": "returned", "returned_keys": done.repaired if done else 0}
+        facts[route.purpose] = {"state": "returned", "backups": [], "old": None}
+        if route.purpose not in quick:
+            facts[route.purpose]["returned_keys"] = done.repaired if done else 0
     for route in routes:
         if places[route.purpose] == "returned" and state.purpose(route.purpose).get("state") in ("cut_over", "retired"):
             # The commit of a return that was broken off right after it.
-            facts[route.purpose] = {"state": "returned"}
+            facts[route.purpose] = {"state": "returned", "backups": [], "old": None}
     if facts:
         # Before the source's own mark goes: none of the three may say later that this purpose still serves.
         state.update("returned", by, facts)

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+import ssl
 import time
 import typing as t
 
 from .. import connection
-from ..errors import UntangleError
+from ..errors import Away, UntangleError
 from .server import Server
 
 #: Seconds for which the source may be silent: it pings its replicas every 10 s by default.
@@ -37,53 +38,99 @@ class Unit:
     transaction: bool
 
 
-class Feed:
-    """``attach`` once, then ``read`` often: it never waits. ``acknowledge`` at least every second, or the source hangs up."""
+class Listener:
+    """A connection of its own, on which a server goes on telling."""
 
     def __init__(self, server: Server, name: str) -> None:
         self.server = server
         self.name = name
-        self.replid = ""
-        #: Offset behind the last whole unit, and the database selected there.
-        self.position = 0
-        self.database = 0
         self.restarts = 0
         self._wire: t.Any = None
+        #: What has come of a message that is not whole yet.
         self._rest = b""
-        self._offset = 0
-        self._selected = 0
-        self._open: list[tuple[int, list[bytes]]] | None = None
         self._heard = 0.0
 
     @property
     def socket(self) -> socket.socket:
         return t.cast(socket.socket, self._wire._sock)
 
+    @property
+    def attached(self) -> bool:
+        return self._wire is not None
+
+    def _receive(self, most: int) -> bytes:
+        """What has come, behind what was left, without waiting; at most about ``most`` bytes. ConnectionError when cut off."""
+        parts, size = [self._rest], 0
+        while size < most:
+            try:
+                data = self.socket.recv(262144)
+            except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+                break
+            except OSError as exc:
+                raise ConnectionError(str(exc)) from exc
+            if not data:
+                raise ConnectionError("closed by the source")
+            parts.append(data)
+            size += len(data)
+        if size:
+            self._heard = time.monotonic()
+        elif time.monotonic() - self._heard > SILENCE:
+            raise ConnectionError("silent for %d s" % SILENCE)
+        return b"".join(parts)
+
+    def detach(self) -> None:
+        if self._wire is not None:
+            self.server.drop(self._wire)
+            self._wire = None
+        self._rest = b""
+
+
+class Feed(Listener):
+    """``attach`` once, then ``read`` often: it never waits. ``acknowledge`` at least every second, or the source hangs up."""
+
+    #: Whether commands come in the order in which they were run, each with its offset.
+    exact = True
+
+    def __init__(self, server: Server, name: str) -> None:
+        super().__init__(server, name)
+        self.replid = ""
+        #: Offset behind the last whole unit, and the database selected there.
+        self.position = 0
+        self.database = 0
+        self._offset = 0
+        self._selected = 0
+        self._open: list[tuple[int, list[bytes]]] | None = None
+
+    @property
+    def local_address(self) -> str:
+        """How CLIENT LIST of the source calls this connection, where nothing between translates addresses."""
+        if self._wire is None or self.socket.family == socket.AF_UNIX:
+            return ""
+        return "%s:%d" % self.socket.getsockname()[:2]
+
     def attach(self, wait: t.Callable[[float], None] = lambda seconds: None) -> None:
         """Attach anew. ``wait`` is called while the source prepares, with the seconds so far."""
-        self.detach()
-        self._wire = self.server.client.connection_pool.get_connection()
-        self._introduce()
+        self._connect()
         self._send("PSYNC", "?", "-1")
         line = self._line(wait)
         if not line.startswith(b"+FULLRESYNC"):
-            raise UntangleError(self._refused(line))
+            raise self._refused(line)
         _word, replid, offset = line.split()
         self.replid, self.position = replid.decode(), int(offset)
         self._skip_snapshot(wait)
         self._start(0)
 
-    def resume(self) -> None:
+    def resume(self, wait: t.Callable[[float], None] = lambda seconds: None) -> None:
         """Attach where the feed was left. Raises ``Lost`` where the source cannot go on from there."""
-        self.detach()
-        self.restarts += 1
-        self._wire = self.server.client.connection_pool.get_connection()
-        self._introduce()
+        self._connect()
         self._send("PSYNC", self.replid, str(self.position + 1))
-        line = self._line(lambda seconds: None)
-        if not line.startswith(b"+CONTINUE"):
+        line = self._line(wait)
+        if line.startswith(b"+FULLRESYNC"):
             self.detach()
             raise Lost("%s cannot go on from offset %d: %s" % (self.server.address, self.position, line.decode()))
+        if not line.startswith(b"+CONTINUE"):
+            raise self._refused(line)
+        self.restarts += 1
         words = line.split()
         if len(words) > 1:
             # a failover: the new master goes on under a name of its own
@@ -97,9 +144,14 @@ class Feed:
         self.socket.setblocking(False)
         self.acknowledge(self.position)
 
-    def _introduce(self) -> None:
+    def _connect(self) -> None:
         import redis
 
+        self.detach()
+        try:
+            self._wire = self.server.client.connection_pool.get_connection()
+        except (redis.RedisError, OSError) as exc:
+            raise connection.failure(exc, self.server.options, self.server.variable) from exc
         for command in (
             ("REPLCONF", "listening-port", "0"),
             # what INFO replication of the source shows
@@ -113,14 +165,18 @@ class Feed:
                 self._wire.read_response()
             except redis.ResponseError as exc:
                 if command[1] != "rdb-filter-only":
-                    raise UntangleError(connection.explain(exc, self.server.options, self.server.variable)) from exc
+                    raise connection.failure(exc, self.server.options, self.server.variable) from exc
             except (redis.RedisError, OSError) as exc:
-                raise UntangleError(connection.explain(exc, self.server.options, self.server.variable)) from exc
+                raise connection.failure(exc, self.server.options, self.server.variable) from exc
 
-    def _refused(self, line: bytes) -> str:
-        return "%s refuses its change feed (%s). Give the user of %s the rights +psync and +replconf." % (
+    def _refused(self, line: bytes) -> UntangleError:
+        self.detach()
+        if not line.startswith((b"-NOPERM", b"-ERR unknown")):
+            # It loads its data, or waits for a master of its own.
+            return Away("%s is not ready for a change feed: %s." % (self.server.address, line.decode(errors="replace")))
+        return UntangleError("%s refuses its change feed (%s). Give the user of %s the rights +psync and +replconf." % (
             self.server.address, line.decode(errors="replace"), self.server.variable,
-        )  # fmt: skip
+        ))  # fmt: skip
 
     def _send(self, *words: str) -> None:
         import redis
@@ -128,7 +184,7 @@ class Feed:
         try:
             self._wire.send_packed_command(self._wire.pack_command(*words))
         except (redis.RedisError, OSError) as exc:
-            raise UntangleError(connection.explain(exc, self.server.options, self.server.variable)) from exc
+            raise connection.failure(exc, self.server.options, self.server.variable) from exc
 
     def _more(self, wait: t.Callable[[float], None]) -> None:
         """Wait for more bytes while attaching."""
@@ -147,9 +203,9 @@ class Feed:
                     ) from None
                 continue
             except OSError as exc:
-                raise UntangleError(connection.explain(exc, self.server.options, self.server.variable)) from exc
+                raise connection.failure(exc, self.server.options, self.server.variable) from exc
             if not data:
-                raise UntangleError("%s closed the connection of its change feed. See its log." % self.server.address)
+                raise Away("%s closed the connection of its change feed. See its log." % self.server.address)
             self._rest += data
             return
 
@@ -182,23 +238,7 @@ class Feed:
 
     def read(self, most: int = 1 << 20) -> list[Unit]:
         """Whole units that have come, without waiting; at most about ``most`` bytes. Raises ConnectionError when cut off."""
-        parts, size = [self._rest], 0
-        while size < most:
-            try:
-                data = self.socket.recv(262144)
-            except (BlockingIOError, InterruptedError):
-                break
-            except OSError as exc:
-                raise ConnectionError(str(exc)) from exc
-            if not data:
-                raise ConnectionError("closed by the source")
-            parts.append(data)
-            size += len(data)
-        if size:
-            self._heard = time.monotonic()
-        elif time.monotonic() - self._heard > SILENCE:
-            raise ConnectionError("silent for %d s" % SILENCE)
-        units, self._rest = self._units(b"".join(parts))
+        units, self._rest = self._units(self._receive(most))
         return units
 
     def _units(self, data: bytes) -> tuple[list[Unit], bytes]:
@@ -228,21 +268,22 @@ class Feed:
             if self._open is None:
                 self.position, self.database = self._offset, self._selected
 
+    def reach(self, offset: int) -> int:
+        """The position at which all has been read that the server had done at this offset."""
+        return offset
+
+    def demand_told(self) -> None:
+        """Everything is told."""
+
     def acknowledge(self, offset: int) -> None:
         """Tell the source how far its writes have come."""
         data = b"*3\r\n$8\r\nREPLCONF\r\n$3\r\nACK\r\n$%d\r\n%d\r\n" % (len(str(offset)), offset)
         try:
             self.socket.send(data)
-        except (BlockingIOError, InterruptedError):
+        except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
             pass
         except OSError as exc:
             raise ConnectionError(str(exc)) from exc
-
-    def detach(self) -> None:
-        if self._wire is not None:
-            self.server.drop(self._wire)
-            self._wire = None
-        self._rest = b""
 
 
 def command_at(data: bytes, at: int) -> tuple[list[bytes], int] | None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,7 +15,8 @@ import typing as t
 
 from .. import connection
 from ..errors import UntangleError
-from . import compare, copy, cutover, live, marks, retire, state
+from . import compare, copy, cutover, jobs, live, marks, retire, state
+from .desk import Desk
 from .route import Route, routes, standing
 from .server import Server
 from .snapshot import Limits
@@ -51,7 +53,8 @@ def perform(
         )
         return {"changed": any(p["changed"] for p in purposes.values()), "purposes": purposes}
     if kind == "mirrored":
-        return live.mirrored(source, where, split, by, report, limits, live.Desk(str(directory)))
+        desk = Desk(str(directory))
+        return live.mirrored(source, where, split, by, report, limits, desk, tolerance, options.get("feed") or "auto")
     if kind == "stopped":
         return stopped(source, where, split, by)
     if kind == "cut_over":
@@ -65,6 +68,7 @@ def perform(
             options.get("fence") or None,
             bool(options.get("writers_stopped")),
             tolerance,
+            bool(options.get("rehearse")),
         )
     if kind == "returned":
         return cutover.returned(source, where, split, by, report, limits, tolerance, options.get("accept_loss") or ())
@@ -75,7 +79,7 @@ def perform(
     if kind == "retired":
         return retire.retired(
             source, where, split, by, report, limits, float(options.get("watch_seconds") or 0), float(options.get("quiet_seconds") or 0),
-            options.get("backup_dir"), options.get("server_command") or ["redis-server"],
+            options.get("backup_dir"), options.get("server_command") or ["redis-server"], options.get("accept_loss") or (),
         )  # fmt: skip
     if kind == "restored":
         return retire.restored(source, where, split, by, report)
@@ -110,7 +114,7 @@ def compared(
     keep_details: bool = True,
 ) -> dict[str, t.Any]:
     """Compare every route. ``drift`` says that a difference is explained: the source was written to since the copy."""
-    purposes, lines = dict[str, t.Any](), list[str]()
+    purposes, kept, lines = dict[str, t.Any](), dict[str, t.Any](), list[str]()
     for route in where:
         source, target = Server(source_options, route.database), route.open()
         place = standing(source, target, route, split)
@@ -123,13 +127,19 @@ def compared(
         moved = place in ("cut_over", "retired", "returned") or (
             place == "copied" and noted.get("source_counters") != copy.counters(source)
         )
-        purposes[route.purpose] = dict(
+        found = purposes[route.purpose] = dict(
             result.summary(), state=place, in_step=not result.differences, drift=bool(result.differences) and moved
         )
+        if place == "mirrored" and keep_details and standing(source, target, route, split) == place:
+            # A cutover within milliseconds compares nothing: this is its proof.
+            summary = dict(result.summary(), while_written=True)
+            kept[route.purpose] = {"compare": summary, **{name: found[name] for name in ("compared", "differences")}}
         lines += [
             "%s\t%s\t%s" % (route.purpose, kind, key.decode("utf-8", "backslashreplace"))
             for kind, key in result.examples
         ]
+    if kept:
+        split.update("", "", kept)
     details = None
     if lines and keep_details:
         os.makedirs(split.directory, mode=0o700, exist_ok=True)
@@ -179,13 +189,29 @@ def _ended(number: int, frame: t.Any) -> None:
     raise SystemExit(128 + number)
 
 
+def _told(directory: str) -> dict[str, t.Any]:
+    """What to do. It holds passwords, and is kept only where systemd starts us again: in memory, for as long as the unit lives."""
+    path, memory = os.path.join(directory, "spec.json"), os.environ.get("RUNTIME_DIRECTORY")
+    kept = memory and os.path.join(memory, "spec.json")
+    again = bool(kept and os.path.exists(kept) and not os.path.exists(path))
+    with open(str(kept) if again else path) as stream:
+        spec: dict[str, t.Any] = json.load(stream)
+    if again:
+        # What was said, and asked, in the life before.
+        for name in ("ready.json", "request.json"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(directory, name))
+        return spec
+    if kept:
+        state.write_atomically(kept, json.dumps(spec))
+    os.unlink(path)
+    return spec
+
+
 def main(directory: str) -> int:
     """The process of a job. Its directory holds spec.json, which is taken away at once, and at the end result.json."""
-    path = os.path.join(directory, "spec.json")
-    with open(path) as stream:
-        spec = json.load(stream)
-    # It holds passwords.
-    os.unlink(path)
+    spec = _told(directory)
+    jobs.register(directory, spec["job"], os.getpid())
     # Ended politely, the work undoes what must be undone.
     signal.signal(signal.SIGTERM, _ended)
     # A mirror goes on for days, and databases are compared meanwhile.

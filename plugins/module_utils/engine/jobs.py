@@ -21,7 +21,8 @@ import typing as t
 import zipfile
 
 from ..errors import UntangleError
-from . import live, state
+from . import state
+from .desk import Desk
 
 _PACKAGE = __name__.rsplit(".", 1)[0]
 _ROOT = "ansible_collections/njoy/untangle/plugins/module_utils/"
@@ -36,17 +37,13 @@ def call(
     """
     directory = str(options["state_dir"])
     by = str(params.get("by") or "unknown")
-    mirror = running(directory, "mirrored")
-    if mirror and kind == "cut_over":
-        # In the process that keeps the targets in step: nobody else could end that at the right moment.
-        wanted = {name: options.get(name) for name in ("fence", "writers_stopped")}
-        desk = live.Desk(os.path.join(directory, "jobs", str(mirror["job"])))
-        return desk.ask({**wanted, "by": by}, lambda: running(directory, "mirrored") is not None, 120)
-    if mirror and kind == "returned":
-        stop(directory)
+    if not params.get("job"):
+        answer = _ask_mirror(directory, kind, options, by)
+        if answer is not None:
+            return answer
     found = None if params.get("job") else find(directory, kind, options)
     job = str(params.get("job") or found or start(directory, kind, options, by, library))
-    desk = live.Desk(os.path.join(directory, "jobs", job))
+    desk = Desk(os.path.join(directory, "jobs", job))
     joined = bool(found and desk.ready())
     wait = params.get("wait")
     end = None if wait is None else time.monotonic() + float(wait)
@@ -55,14 +52,69 @@ def call(
         ready = desk.ready() if answer.get("running") else None
         if ready:
             # In step, and the job goes on.
-            purposes = {name: {**facts, "changed": not joined} for name, facts in ready["purposes"].items()}
-            return {"changed": not joined, "purposes": purposes, "job": job}
+            forward = [] if joined else ready["forward"]
+            purposes = {name: {**facts, "changed": name in forward} for name, facts in ready["purposes"].items()}
+            stopped = {"failed": True, "msg": ready["stopped"]} if ready.get("stopped") else {}
+            return {"changed": bool(forward), "purposes": purposes, "job": job, **stopped}
         if not answer.get("running") or (end is not None and time.monotonic() >= end):
             return answer
         time.sleep(0.1)
 
 
+def _ask_mirror(directory: str, kind: str, options: t.Mapping[str, t.Any], by: str) -> dict[str, t.Any] | None:
+    """What a running mirror does itself: nobody else could end it, or what it follows, at the right moment."""
+    mirror = running(directory, "mirrored")
+    if not mirror:
+        return None
+    desk = Desk(os.path.join(directory, "jobs", str(mirror["job"])))
+    request = {
+        "what": kind,
+        "by": by,
+        "purposes": [route["purpose"] for route in options["routes"]],
+        **{
+            name: options.get(name)
+            for name in ("fence", "writers_stopped", "accept_loss", "pause_max_seconds", "rehearse")
+        },
+    }
+
+    def ask(seconds: float) -> dict[str, t.Any]:
+        answer = desk.ask(request, lambda: running(directory, "mirrored") is not None, seconds)
+        if answer.pop("ends", False):
+            _wait_for_its_end(directory)
+        return answer
+
+    if kind == "cut_over" and not _only_back(desk):
+        return ask(120)
+    if kind == "returned":
+        if _only_back(desk):
+            # It may have to compare everything.
+            return ask(24 * 3600)
+        stop(directory)
+    if kind in ("retired", "restored") and _only_back(desk):
+        ask(120)
+    if kind == "mirrored":
+        same = find(directory, kind, options) if desk.ready() else None
+        if same and (desk.ready() or {}).get("stopped"):
+            ask(120)
+        elif _only_back(desk) and not same:
+            # The plan has grown since.
+            stop(directory)
+    return None
+
+
+def _only_back(desk: Desk) -> bool:
+    """Whether a mirror has nothing left to do but to keep the way back open: then others may work beside it."""
+    ready = desk.ready()
+    return ready is not None and not ready["forward"]
+
+
+#: What a mirror is known by, to a later release of this collection too.
+_MIRROR = ("source", "routes", "state_dir", "feed", "tolerance_ms", "max_latency_ms", "big_key_bytes")
+
+
 def _fingerprint(kind: str, options: t.Mapping[str, t.Any]) -> str:
+    if kind == "mirrored":
+        options = {name: options.get(name) for name in _MIRROR}
     return hashlib.sha256(json.dumps([kind, options], sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -78,10 +130,11 @@ def find(directory: str, kind: str, options: t.Mapping[str, t.Any]) -> str | Non
     for job in reversed(_jobs(directory)):
         facts = _read(os.path.join(directory, "jobs", job, "job.json"))
         if facts and _alive(facts) and not os.path.exists(os.path.join(directory, "jobs", job, "result.json")):
-            if facts["kind"] == "mirrored" and kind == "compare":
-                continue
             if facts["fingerprint"] == _fingerprint(kind, options):
                 return job
+            beside = kind == "compare" or _only_back(Desk(os.path.join(directory, "jobs", job)))
+            if facts["kind"] == "mirrored" and beside:
+                continue
             raise UntangleError(
                 "This split is being worked on: %s by %s since %s (pid %d). Wait for it, or stop it with redis_migrate state: stopped."
                 % (facts["kind"], facts["by"], facts["since"], facts["pid"])
@@ -114,13 +167,21 @@ def running(directory: str, kind: str | None = None) -> dict[str, t.Any] | None:
 def stop(directory: str, seconds: float = 30) -> bool:
     """End the job that runs, politely, so that it undoes what it must. Returns whether there was one."""
     found = running(directory)
-    if not found:
-        return False
-    os.kill(int(found["pid"]), 15)
+    if found:
+        os.kill(int(found["pid"]), 15)
+        _wait_for_its_end(directory, seconds)
+    for job in _jobs(directory):
+        facts = _read(os.path.join(directory, "jobs", job, "job.json")) or {}
+        if facts.get("unit") and not os.path.exists(os.path.join(directory, "jobs", job, "result.json")):
+            # It is dead just now, and about to be started again.
+            subprocess.run(["systemctl", "stop", facts["unit"]], capture_output=True, check=False)
+    return bool(found)
+
+
+def _wait_for_its_end(directory: str, seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while running(directory) and time.monotonic() < end:
-        time.sleep(0.1)
-    return True
+        time.sleep(0.05)
 
 
 def start(directory: str, kind: str, options: t.Mapping[str, t.Any], by: str, library: t.Sequence[str] | None) -> str:
@@ -132,7 +193,11 @@ def start(directory: str, kind: str, options: t.Mapping[str, t.Any], by: str, li
     place = os.path.join(directory, "jobs", job)
     os.makedirs(place, mode=0o700)
     code, libraries = lay_down(directory, library)
-    spec = {"kind": kind, "options": dict(options), "by": by, "client_library": libraries}
+    facts = {"kind": kind, "by": by, "since": state.now(), "fingerprint": _fingerprint(kind, options)}
+    # A mirror goes on for days: where it is killed, systemd starts it again.
+    if kind == "mirrored" and os.path.isdir("/run/systemd/system") and not os.geteuid():
+        facts["unit"] = "untangle-%s" % job
+    spec = {"kind": kind, "options": dict(options), "by": by, "client_library": libraries, "job": facts}
     state.write_atomically(os.path.join(place, "spec.json"), json.dumps(spec))
     command = [
         sys.executable,
@@ -144,22 +209,49 @@ def start(directory: str, kind: str, options: t.Mapping[str, t.Any], by: str, li
     environment["PYTHONPATH"] = os.pathsep.join([code, *libraries])
     with open(os.path.join(place, "log"), "wb") as log:
         os.chmod(log.name, 0o600)
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=place, env=environment,
-            start_new_session=True, close_fds=True,
-        )  # fmt: skip
-    facts = {
-        "pid": process.pid,
-        "started": _started(process.pid),
-        "kind": kind,
-        "by": by,
-        "since": state.now(),
-        "fingerprint": _fingerprint(kind, options),
-    }
-    state.write_atomically(os.path.join(place, "job.json"), json.dumps(facts))
+        if facts.get("unit"):
+            _start_unit(place, facts["unit"], command, environment)
+        else:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=place, env=environment,
+                start_new_session=True, close_fds=True,
+            )  # fmt: skip
+            register(place, facts, process.pid)
     for old in _jobs(directory)[:-20]:
-        shutil.rmtree(os.path.join(directory, "jobs", old), ignore_errors=True)
+        gone = os.path.join(directory, "jobs", old)
+        # a mirror is older than what was done beside it
+        if not _alive(_read(os.path.join(gone, "job.json")) or {}):
+            shutil.rmtree(gone, ignore_errors=True)
     return job
+
+
+def _start_unit(place: str, unit: str, command: t.Sequence[str], environment: t.Mapping[str, str]) -> None:
+    """As a transient unit, which is gone once the job has ended. What the job was told, passwords too, stays in memory beside it."""
+    kept = "/run/" + unit
+    properties = (
+        "Restart=on-abnormal", "RestartSec=1", "RuntimeDirectory=" + unit, "RuntimeDirectoryMode=0700",
+        "RuntimeDirectoryPreserve=restart",
+    )  # fmt: skip
+    log = 'log=$1; shift; exec "$@" >> "$log" 2>&1'
+    done = subprocess.run(
+        [
+            "systemd-run", "--quiet", "--collect", "--unit=" + unit, *["--property=" + one for one in properties],
+            *["--setenv=%s=%s" % pair for pair in {**environment, "RUNTIME_DIRECTORY": kept}.items()],
+            "/bin/sh", "-c", log, "sh", os.path.join(place, "log"), *command,
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    end = time.monotonic() + 30
+    while done.returncode or not os.path.exists(os.path.join(place, "job.json")):
+        if done.returncode or time.monotonic() > end:
+            raise UntangleError("systemd did not start %s: %s See its journal." % (unit, done.stderr.strip()))
+        time.sleep(0.02)
+
+
+def register(place: str, facts: t.Mapping[str, t.Any], pid: int) -> None:
+    """Write down who works here. Both sides do: a caller killed right after the start would leave a job that nobody can find."""
+    text = json.dumps({"pid": pid, "started": _started(pid), **facts})
+    state.write_atomically(os.path.join(place, "job.json"), text)
 
 
 def poll(directory: str, job: str) -> dict[str, t.Any]:

@@ -13,23 +13,35 @@ import collections
 import secrets
 import select
 import socket
+import ssl
 import time
+import typing as t
 
-from ..errors import UntangleError
+from ..errors import Away, UntangleError
 from .feed import command_at
 from .server import Server
 
 #: A snapshot without a key. Its checksum of zero means that there is none.
 _EMPTY = b"REDIS0009\xff" + bytes(8)
 _PING = b"*1\r\n$4\r\nPING\r\n"
-_GETACK = b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n"
+GETACK = b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n"
 #: Seconds between signs of life; a replica gives its master up after 60.
 _PING_SECONDS = 5.0
 CONNECT_SECONDS = 30.0
+#: How much is handed to the system at once.
+_PIECE = 256 << 10
 
 
-class Broken(UntangleError):
+def pack_command(words: t.Sequence[bytes]) -> bytes:
+    return b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
+
+
+class Broken(Away):
     """The target is no longer our replica, or not the process that it was: the route starts over."""
+
+
+class Refused(Broken):
+    """The target has refused a command: it does not hold what it was given."""
 
 
 def release(target: Server) -> None:
@@ -39,6 +51,24 @@ def release(target: Server) -> None:
         target.run("REPLICAOF", "NO", "ONE")
 
 
+def certificate(target: Server) -> ssl.SSLContext | None:
+    """An instance that speaks TLS wants it of its master too, with a certificate of its own CA."""
+    options = target.options
+    if not options.get("tls"):
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    files = options.get("tls_cert_file"), options.get("tls_key_file")
+    try:
+        context.load_cert_chain(str(files[0]), files[1])
+    except OSError as exc:
+        raise UntangleError(
+            "%s follows its master over TLS, and this engine has no certificate to show: %s, %s (%s). Put both, signed by the CA of the "
+            "instances, on the host of the engine (redis_split_tls), or use redis_split_strategy: copy."
+            % (target.address, *files, exc)
+        ) from exc
+    return context
+
+
 class Link:
     """``open`` makes the target a replica, ``send`` queues, ``pump`` moves bytes without waiting, ``promote`` lets go of it."""
 
@@ -46,7 +76,7 @@ class Link:
         self.target = target
         self.offset = 0
         self.acknowledged = 0
-        self._out: collections.deque[bytes] = collections.deque()
+        self._out: collections.deque[bytes | memoryview] = collections.deque()
         self.queued = 0
         self._peer: socket.socket | None = None
         self._in = b""
@@ -69,13 +99,14 @@ class Link:
             if int(one["id"]) == int(client)
         )
         user, secret = "untangle-link", secrets.token_hex(24)
+        tls = certificate(self.target)
         with socket.create_server(("", 0), family=socket.AF_INET) as listener:
             port = listener.getsockname()[1]
             for name, value in (("masteruser", user), ("masterauth", secret)):
                 self.target.run("CONFIG", "SET", name, value)
             self.target.run("REPLICAOF", host or "127.0.0.1", port)
             try:
-                self._accept(listener, user, secret)
+                self._accept(listener, user, secret, tls)
             except BaseException:
                 self.target.run("REPLICAOF", "NO", "ONE")
                 raise
@@ -84,7 +115,7 @@ class Link:
                 self.target.run("CONFIG", "SET", "masterauth", "")
         self._errors = self._count_errors()
 
-    def _accept(self, listener: socket.socket, user: str, secret: str) -> None:
+    def _accept(self, listener: socket.socket, user: str, secret: str, tls: ssl.SSLContext | None) -> None:
         end = time.monotonic() + CONNECT_SECONDS
         listener.settimeout(1.0)
         while time.monotonic() < end:
@@ -94,6 +125,8 @@ class Link:
                 continue
             peer.settimeout(5.0)
             try:
+                if tls:
+                    peer = tls.wrap_socket(peer, server_side=True)
                 if self._greet(peer, user, secret):
                     peer.setblocking(False)
                     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -103,7 +136,7 @@ class Link:
                 pass
             # Somebody else, who does not know the word.
             peer.close()
-        raise UntangleError(
+        raise Away(
             "%s cannot reach this engine on port %d within %d s. Open the way from the target to the host that runs the engine."
             % (self.target.address, listener.getsockname()[1], CONNECT_SECONDS)
         )
@@ -159,13 +192,15 @@ class Link:
             raise Broken("%s is not connected." % self.target.address)
         try:
             while self._out:
+                self._gather()
                 sent = peer.send(self._out[0])
                 self.queued -= sent
                 if sent < len(self._out[0]):
-                    self._out[0] = self._out[0][sent:]
+                    # (TLS sends in pieces of 16 KiB, and a dump may have hundreds of MB)
+                    self._out[0] = memoryview(self._out[0])[sent:]
                     break
                 self._out.popleft()
-        except (BlockingIOError, InterruptedError):
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             pass
         except OSError as exc:
             raise Broken("%s closed its link: %s." % (self.target.address, exc)) from exc
@@ -174,7 +209,7 @@ class Link:
             if not data:
                 raise Broken("%s closed its link. See its log." % self.target.address)
             self._in += data
-        except (BlockingIOError, InterruptedError):
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return
         except OSError as exc:
             raise Broken("%s closed its link: %s." % (self.target.address, exc)) from exc
@@ -185,19 +220,29 @@ class Link:
             if words[1].upper() == b"ACK":
                 self.acknowledged = max(self.acknowledged, int(words[2]))
 
+    def _gather(self) -> None:
+        """Many small commands as one piece: each call of the system costs more than a command."""
+        parts, size = list[t.Union[bytes, memoryview]](), 0
+        while self._out and size < _PIECE:
+            size += len(self._out[0])
+            parts.append(self._out.popleft())
+        self._out.appendleft(parts[0] if len(parts) == 1 else b"".join(parts))
+
     def barrier(self, seconds: float = 30.0) -> None:
         """Wait until the target has run everything that was sent, and see that it refused none of it."""
         end = time.monotonic() + seconds
-        goal = self.send(_GETACK)
-        while self.acknowledged < goal - len(_GETACK):
+        goal = self.send(GETACK)
+        while self.acknowledged < goal - len(GETACK):
             self.pump()
-            if self.acknowledged >= goal - len(_GETACK):
+            if self.acknowledged >= goal - len(GETACK):
                 break
             if time.monotonic() > end:
                 raise Broken(
                     "%s has run %d of %d bytes within %d s." % (self.target.address, self.acknowledged, goal, seconds)
                 )
-            select.select([self], [self] if self._out else [], [], 0.01)
+            waiting = select.poll()
+            waiting.register(self, select.POLLIN | (select.POLLOUT if self._out else 0))
+            waiting.poll(10)
         self.check()
 
     def check(self) -> None:
@@ -208,7 +253,7 @@ class Link:
         if str(info.get("role")) != "slave":
             raise Broken("%s is no longer a replica of the engine." % self.target.address)
         if self._count_errors() != self._errors:
-            raise Broken("%s has refused a command of the feed." % self.target.address)
+            raise Refused("%s has refused a command of the feed." % self.target.address)
 
     def _count_errors(self) -> int:
         """Errors that the target owed to its master: nobody else's count."""
@@ -227,3 +272,27 @@ class Link:
             self._peer = None
         self._out.clear()
         self.queued = 0
+
+
+class Down:
+    """What ``values`` wants of a target, by a link: commands go down it, nothing comes back. ``sent`` is called after each."""
+
+    def __init__(self, link: Link, sent: t.Callable[[], None]) -> None:
+        self._link, self._sent = link, sent
+        self.version = link.target.version
+        #: Keys that something was put into.
+        self._made: set[t.Any] = set()
+
+    def run(self, *words: t.Any) -> t.Any:
+        if words[0] == "EXISTS":
+            return words[1] in self._made
+        return self.batch([words])
+
+    def batch(self, commands: t.Sequence[t.Sequence[t.Any]]) -> None:
+        for words in commands:
+            self._made.update(words[2:3] if words[0] == "XGROUP" else words[1:2])
+            self._link.send(pack_command([word if isinstance(word, bytes) else str(word).encode() for word in words]))
+        self._sent()
+
+    def raw(self, *words: t.Any) -> t.Any:
+        return None

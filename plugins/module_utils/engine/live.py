@@ -1,79 +1,41 @@
 # Copyright (c) 2026, the njoy.untangle authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A mirror that goes on until it is told to cut over or to stop, and the cutover in its process.
-
-Whoever wants something of a running mirror leaves a request on its desk, two files in the directory of its job.
-"""
+"""A mirror that goes on until it is told to cut over or to stop, and the cutover in its process."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
+import signal
 import time
 import typing as t
 
-from ..errors import UntangleError
-from . import marks
+from ..errors import Away, UntangleError
+from . import cutover, marks
+from .back import Follower
 from .copy import Report
 from .cutover import own_login
-from .link import Broken
-from .mirror import Lane, Mirror
+from .desk import Desk
+from .gate import BARRIER_SECONDS, Gate, choose_gate
+from .lane import Lane
+from .link import certificate, release
+from .mirror import OWNER, Mirror
 from .route import Route, canary, look, standing
 from .server import Server
 from .snapshot import Limits
-from .state import State, now, write_atomically
-
-#: How long targets may take to come into step once writers are shut out, in seconds.
-BARRIER_SECONDS = 10.0
+from .state import State, now
 
 
-class Desk:
-    """``ready.json`` says that the mirror is in step; ``request.json`` asks for a cutover, ``answer.json`` is what came of it."""
+class Held(UntangleError):
+    """A cutover came to nothing, and the fence of ``users`` could not be lifted yet."""
 
-    def __init__(self, directory: str) -> None:
-        self.directory = directory
+    def __init__(self, text: str, users: t.Sequence[str]) -> None:
+        super().__init__(text)
+        self.users = users
 
-    def _path(self, name: str) -> str:
-        return os.path.join(self.directory, name + ".json")
 
-    def _read(self, name: str) -> dict[str, t.Any] | None:
-        try:
-            with open(self._path(name)) as stream:
-                return t.cast("dict[str, t.Any]", json.load(stream))
-        except FileNotFoundError:
-            return None
-
-    def ready(self) -> dict[str, t.Any] | None:
-        return self._read("ready")
-
-    def say_ready(self, facts: t.Mapping[str, t.Any]) -> None:
-        write_atomically(self._path("ready"), json.dumps(facts))
-
-    def request(self) -> dict[str, t.Any] | None:
-        found = self._read("request")
-        if found is not None:
-            os.unlink(self._path("request"))
-        return found
-
-    def answer(self, facts: t.Mapping[str, t.Any]) -> None:
-        write_atomically(self._path("answer"), json.dumps(facts))
-
-    def ask(self, request: t.Mapping[str, t.Any], alive: t.Callable[[], bool], seconds: float) -> dict[str, t.Any]:
-        """Leave a request and wait for its answer."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path("answer"))
-        write_atomically(self._path("request"), json.dumps(request))
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            found = self._read("answer")
-            if found is not None:
-                return found
-            if not alive():
-                break
-            time.sleep(0.005)
-        raise UntangleError("The mirror did not answer within %d s. See the log in %s." % (seconds, self.directory))
+class Undecided(UntangleError):
+    """A cutover was broken off after the first of its marks."""
 
 
 def mirrored(
@@ -84,19 +46,27 @@ def mirrored(
     report: Report,
     limits: Limits,
     desk: Desk,
+    tolerance_ms: int = 0,
+    feed: str = "auto",
 ) -> dict[str, t.Any]:
-    """Bring every route that has not moved into step and keep it so. Ends with a cutover, and never by itself."""
+    """Bring every route that has not moved into step and keep it so, and keep the way back of those open that have moved.
+
+    It ends when nothing is left to keep: returned, retired, or stopped.
+    """
     admin = Server(source_options, routes[0].database)
-    done, todo = dict[str, t.Any](), list[Route]()
+    done, todo, moved = dict[str, t.Any](), list[Route](), list[Route]()
     for route in routes:
         source, target = Server(source_options, route.database), route.open()
         place = standing(source, target, route, state)
         if place in ("cut_over", "retired"):
             done[route.purpose] = {"state": place, "changed": False}
+            if place == "cut_over":
+                release(target)
+                moved.append(route)
             continue
         _refuse(source, target, route, place)
         todo.append(route)
-    if not todo:
+    if not todo and not moved:
         return {"changed": False, "purposes": done}
     if admin.info("replication").get("role") != "master":
         raise UntangleError("%s is a replica. Name its master as source; nothing was changed." % admin.address)
@@ -104,21 +74,28 @@ def mirrored(
     engine = own_login(admin, state)
     for route in todo:
         target = route.open()
-        if str(target.info("replication").get("role")) != "master":
-            target.run("REPLICAOF", "NO", "ONE")
+        # One that follows an engine which has died goes on doing so until it follows this one: it takes nobody's writes meanwhile.
         mark = marks.read_target(target)
         if mark and mark.get("state") == "returned":
             marks.lift(target)
         if not mark:
             # Whoever comes second is refused by the server itself.
             marks.write_target(target, _mark(admin, route, "copying"), first=True)
-    mirror = Mirror(engine.options, todo, limits)
+    work = Work(source_options, engine, admin, routes, state, by, report, limits, desk, tolerance_ms)
+    mirror = work.mirror = Mirror(engine.options, todo, limits, feed=feed, by=by) if todo else None
     try:
-        mirror.start(lambda seconds: _tell(mirror, report))
-        _follow(mirror, state, by, report, desk)
-        return _serve(mirror, engine, admin, todo, state, by, report, desk, done)
+        if mirror:
+            mirror.log_in = lambda: t.cast(None, own_login(Server(source_options, routes[0].database), state))
+            mirror.start(lambda seconds: work.tell())
+            work.catch_up()
+        for route in moved:
+            work.follow_back(route)
+        work.say_ready(done)
+        return work.serve()
+    except Undecided:
+        raise
     except BaseException:
-        for lane in mirror.lanes:
+        for lane in mirror.lanes if mirror else ():
             # Stopped politely: the target is a master again, and holds a copy that nobody keeps in step.
             with contextlib.suppress(UntangleError):
                 if str(lane.target.info("replication").get("role")) != "master":
@@ -126,22 +103,37 @@ def mirrored(
                     marks.write_target(lane.target, _mark(admin, lane.route, "copying"))
         raise
     finally:
-        mirror.close()
+        work.close()
 
 
 def _refuse(source: Server, target: Server, route: Route, place: str) -> None:
-    mark = marks.read_target(target)
+    mark = marks.read_target(target) or {}
     role = target.info("replication")
-    if str(role.get("role")) != "master":
-        if role.get("master_link_status") == "up":
-            raise UntangleError(
-                "%s: %s is being filled by the engine at %s:%s. Stop that one, or wait for it; nothing was changed."
-                % (route.purpose, route.where, role.get("master_host"), role.get("master_port"))
+    linked = str(role.get("role")) != "master" and role.get("master_link_status") == "up"
+    if linked or _follows(source, str(mark.get("engine"))):
+        raise UntangleError(
+            "%s: %s is being filled by the engine on %s, for %s since %s. Stop that one (redis_migrate state: stopped there), or wait "
+            "for it; nothing was changed."
+            % (
+                route.purpose,
+                route.where,
+                mark.get("host") or role.get("master_host"),
+                mark.get("by") or "somebody",
+                mark.get("since") or "some time ago",
             )
+        )
+    if str(role.get("role")) != "master":
         if not mark:
             raise UntangleError("%s: %s is a replica and not ours. Name its master." % (route.purpose, route.where))
         return
+    certificate(target)
     look(source, target, route)
+    if target.version < (7, 0):
+        raise UntangleError(
+            "%s: %s (%s %s) does not tell what it refuses of its master's commands, so nobody could tell that a mirror is in step. "
+            "Use Redis 7.0 or later, or redis_split_strategy: copy. Nothing was changed."
+            % (route.purpose, route.where, target.flavour, target.release)
+        )
     if not mark and target.size():
         raise UntangleError(
             "%s: %s holds %d keys that are not ours. Nothing was changed. Empty it, or give the purpose another port."
@@ -151,83 +143,227 @@ def _refuse(source: Server, target: Server, route: Route, place: str) -> None:
         canary(source, target, route)
 
 
+def _follows(source: Server, engine: str) -> bool:
+    """Whether this engine has its feed at the source: its link to a target may be down for a moment."""
+    if not engine.startswith(OWNER):
+        return False
+    seen = source.info("replication")
+    replicas = [facts.get("ip") for name, facts in seen.items() if name.startswith("slave") and isinstance(facts, dict)]
+    return engine in replicas or any(one.get("name") == engine for one in source.clients())
+
+
 def _mark(source: Server, route: Route, state: str, **facts: t.Any) -> dict[str, t.Any]:
     return {"state": state, "source": source.address, "database": route.database, "purpose": route.purpose, **facts}
 
 
-def _tell(mirror: Mirror, report: Report) -> None:
-    for lane in mirror.lanes:
-        facts = lane.facts(mirror.feed.position)
-        report({**facts, "keys_total": max(facts["keys"], lane.source.size())})
+class Work:
+    """What one job keeps going: a mirror of what has not moved, the way back of what has, and an open ear."""
 
+    def __init__(
+        self,
+        source_options: t.Mapping[str, t.Any],
+        engine: Server,
+        admin: Server,
+        routes: t.Sequence[Route],
+        state: State,
+        by: str,
+        report: Report,
+        limits: Limits,
+        desk: Desk,
+        tolerance_ms: int,
+    ) -> None:
+        self.source_options, self.engine, self.admin, self.routes = source_options, engine, admin, routes
+        self.state, self.by, self.report, self.limits = state, by, report, limits
+        self.desk, self.tolerance_ms = desk, tolerance_ms
+        self.mirror: Mirror | None = None
+        self.followers: dict[str, Follower] = {}
+        self._purposes: dict[str, t.Any] = {}
+        #: Why some routes are no longer mirrored, as far as anybody was told.
+        self._stopped = ""
+        self._told = self._looked = 0.0
+        #: Users whose fence is to be lifted as soon as their server is back.
+        self._held: t.Sequence[str] = ()
 
-def _turn(mirror: Mirror, seconds: float = 0.05) -> None:
-    """One step of the mirror; a target that is not what it was starts over, a source that is gone is waited for."""
-    try:
-        mirror.step(seconds)
-    except Broken:
-        mirror.mend()
+    def close(self) -> None:
+        for one in (self.mirror, *self.followers.values()):
+            if one is not None:
+                one.close()
 
+    def follow_back(self, route: Route) -> None:
+        def log_in() -> Server:
+            return own_login(Server(self.source_options, route.database), self.state)
 
-def _follow(mirror: Mirror, state: State, by: str, report: Report, desk: Desk) -> None:
-    """Until everything is in step for the first time."""
-    told = 0.0
-    while not mirror.in_step():
-        _turn(mirror)
-        if time.monotonic() - told > 0.5:
-            told = time.monotonic()
-            _tell(mirror, report)
-    mirror.catch_up(mirror.source.offset())
-    facts = {}
-    for lane in mirror.lanes:
-        facts[lane.route.purpose] = {
-            "state": "mirrored",
-            "database": lane.route.database,
-            "source": mirror.source.address,
-            "target": lane.route.where,
-            "keys_before": lane.source.size(),
-            "keys_copied": lane.keys,
-            "bytes": lane.bytes,
-        }
-    mirror.catch_up(mirror.source.offset())
-    state.update("mirrored", by, facts)
-    desk.say_ready({"purposes": facts, "since": now()})
+        self.followers[route.purpose] = Follower(route, log_in, self.limits)
 
+    # -- what it says -----------------------------------------------------------------------------------------------------
 
-def _serve(
-    mirror: Mirror,
-    engine: Server,
-    admin: Server,
-    routes: t.Sequence[Route],
-    state: State,
-    by: str,
-    report: Report,
-    desk: Desk,
-    done: dict[str, t.Any],
-) -> dict[str, t.Any]:
-    """Follow, and do what is asked for, until a cutover has been made."""
-    told = asked = 0.0
-    while True:
-        _turn(mirror)
-        clock = time.monotonic()
-        if clock - told > 0.5:
-            told = clock
-            _tell(mirror, report)
-        if clock - asked < 0.02:
-            continue
-        asked = clock
-        request = desk.request()
-        if request is None:
-            continue
-        try:
-            result = cut_over(mirror, engine, admin, routes, state, str(request.get("by") or by), request)
-        except UntangleError as exc:
-            desk.answer({"failed": True, "msg": exc.message})
-            if isinstance(exc, Broken):
+    def tell(self) -> None:
+        """Twice a second: where each purpose stands, and what the mirror costs the source."""
+        if time.monotonic() - self._told < 0.5:
+            return
+        self._told = time.monotonic()
+        everything: dict[str, t.Any] = self.mirror.facts() if self.mirror else {"purposes": {}}
+        totals = {}
+        if self.mirror:
+            with contextlib.suppress(Away):
+                everything["source_offset"] = self.mirror.source.offset()
+                everything["source_buffer_bytes"] = _buffer(self.mirror)
+                totals = {lane.route.purpose: lane.source.size() for lane in self.mirror.lanes}
+        everything["purposes"].update({name: follower.facts() for name, follower in self.followers.items()})
+        for name, facts in everything["purposes"].items():
+            total = max(facts["keys"], totals.get(name) or facts.get("keys_total") or 0)
+            self.report({**facts, "keys_total": total, "mirror": everything})
+
+    def say_ready(self, purposes: t.Mapping[str, t.Any]) -> None:
+        self._purposes.update(purposes)
+        forward = [lane.route.purpose for lane in self.mirror.lanes] if self.mirror else []
+        self._stopped = self.mirror.why_stopped if self.mirror else ""
+        ready = {"purposes": self._purposes, "forward": forward, "stopped": self._stopped, "since": now()}
+        self.desk.say_ready(ready)
+
+    # -- what it does -----------------------------------------------------------------------------------------------------
+
+    def catch_up(self) -> None:
+        """Until everything is in step for the first time."""
+        mirror, began = t.cast(Mirror, self.mirror), time.monotonic()
+        while True:
+            mirror.step()
+            self.tell()
+            if not mirror.in_step():
+                continue
+            try:
+                mirror.catch_up(mirror.source.offset())
+                facts = {
+                    lane.route.purpose: {
+                        "state": "mirrored",
+                        "database": lane.route.database,
+                        "source": mirror.source.address,
+                        "target": lane.route.where,
+                        "keys_before": lane.source.size(),
+                        "keys_copied": lane.keys,
+                        "bytes": lane.bytes,
+                        "copy_seconds": round(time.monotonic() - began, 1),
+                        "feed": "replication" if mirror.feed.exact else "notifications",
+                        "feed_because": mirror.because,
+                        # what was proved of another copy
+                        "compare": None,
+                        "compared": None,
+                        "differences": None,
+                    }
+                    for lane in mirror.lanes
+                }
+                mirror.catch_up(mirror.source.offset())
+            except Away:
                 mirror.mend()
-            continue
-        desk.answer(result)
-        return {**result, "purposes": {**done, **result["purposes"]}}
+                continue
+            break
+        self.state.update("mirrored", self.by, facts)
+        self._purposes.update(facts)
+
+    def serve(self) -> dict[str, t.Any]:
+        """Follow, and do what is asked for, until nothing is left to follow."""
+        while self.mirror or self.followers:
+            if self.mirror:
+                self.mirror.step()
+            else:
+                time.sleep(0.02)
+            for follower in self.followers.values():
+                follower.step()
+            self.tell()
+            if self._held:
+                # A cutover that came to nothing, at a source that was away when its fence was to be lifted.
+                with contextlib.suppress(Away):
+                    marks.lift(self.engine, self._held)
+                    self._held = ()
+            if time.monotonic() - self._looked < 0.02:
+                continue
+            self._looked = time.monotonic()
+            if self.mirror and self.mirror.why_stopped != self._stopped:
+                self.say_ready({})
+            request = self.desk.request()
+            if request is not None:
+                self._answer(request)
+                if self.mirror and self.desk.ready() is None:
+                    self.catch_up()
+                    self.say_ready({})
+        return {"changed": True, "purposes": self._purposes}
+
+    def _answer(self, request: t.Mapping[str, t.Any]) -> None:
+        does = {"cut_over": self._cut_over, "returned": self._returned, "mirrored": self._go_on}
+        try:
+            answer = does.get(str(request["what"]), self._let_go)(request)
+        except UntangleError as exc:
+            self.desk.answer(request, {"failed": True, "msg": exc.message})
+            if isinstance(exc, Undecided):
+                raise
+            if isinstance(exc, Held):
+                self._held = exc.users
+            elif self.mirror:
+                self.mirror.mend()
+        else:
+            # Whoever asked waits for the end of a job that has nothing left to do: the next call would find it still there.
+            self.desk.answer(request, {**answer, "ends": not (self.mirror or self.followers)})
+
+    def _cut_over(self, request: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+        mirror = self.mirror
+        if mirror is None:
+            # Two have asked at once, and this is the second.
+            return {
+                "changed": False,
+                "purposes": {name: dict(found, changed=False) for name, found in self._purposes.items()},
+            }
+        routes = [lane.route for lane in mirror.lanes]
+        by = str(request.get("by") or self.by)
+        result = cut_over(mirror, self.engine, self.admin, routes, self.state, by, request)
+        if result.get("rehearsed"):
+            return result
+        mirror.close()
+        self.mirror = None
+        for route in routes:
+            self.follow_back(route)
+        self.say_ready({name: {"state": "cut_over"} for name in result["purposes"]})
+        return result
+
+    def _go_on(self, request: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+        """Whoever asks waits for them as for the first time."""
+        if self.mirror:
+            self.mirror.go_on()
+            self.desk.say_late()
+        return {"changed": True}
+
+    def _returned(self, request: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+        names = request["purposes"]
+        result = cutover.returned(
+            self.source_options,
+            [route for route in self.routes if route.purpose in names],
+            self.state,
+            str(request.get("by") or self.by),
+            self.report,
+            self.limits,
+            self.tolerance_ms,
+            request.get("accept_loss") or (),
+            lambda route, new, offset: (
+                route.purpose in self.followers and self.followers[route.purpose].drain(new, offset)
+            ),
+        )
+        self._let_go(request)
+        return result
+
+    def _let_go(self, request: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+        """Their old databases are about to be written to by others, or emptied."""
+        for name in request["purposes"]:
+            follower = self.followers.pop(name, None)
+            if follower:
+                follower.close()
+        return {"changed": False}
+
+
+def _buffer(mirror: Mirror) -> int:
+    """What the source holds for our feed: its output buffer, in bytes."""
+    for one in mirror.source.clients("TYPE", "replica"):
+        if one.get("addr") == mirror.feed.local_address:
+            return int(one.get("omem") or 0)
+    return 0
 
 
 def cut_over(
@@ -240,32 +376,105 @@ def cut_over(
     request: t.Mapping[str, t.Any],
 ) -> dict[str, t.Any]:
     """Fence, wait until every target has all, commit. What fails before the commit lifts the fence again."""
+    if mirror.stopped:
+        raise UntangleError(
+            "%s Nothing was switched over. When that is mended, run sync again, and then cutover." % mirror.why_stopped
+        )
     _settle(mirror)
-    users = (
-        []
-        if request.get("writers_stopped")
-        else marks.choose(admin, {route.database for route in routes}, request.get("fence") or ())
-    )
+    for lane in mirror.lanes:
+        _demand_room(lane)
+    gate = choose_gate(engine, admin, {route.database for route in routes}, request)
     began = time.monotonic()
     try:
-        offset = marks.put(engine, users) if users else engine.offset()
-        mirror.catch_up(offset, BARRIER_SECONDS)
+        mirror.catch_up(gate.close(), gate.seconds, steadily=True)
+        written = mirror.written
         counts = {lane.route.purpose: _equal_counts(mirror, lane) for lane in mirror.lanes}
-        if not users and mirror.wrote_after(offset):
-            raise UntangleError(
-                "%s was written to though its applications were said to be stopped. Nothing was switched over. Stop every writer "
-                "(stop in redis_split_apps), or let redis_cutover fence them." % admin.address
-            )
-    except BaseException:
-        marks.lift(engine, users)
+        if not gate.tight:
+            # A moment in which a writer shows itself whom nobody has thought of.
+            time.sleep(0.2)
+            mirror.catch_up(engine.offset(), BARRIER_SECONDS, steadily=True)
+            if mirror.written != written:
+                raise UntangleError(
+                    "%s was written to though its applications were said to be stopped. Nothing was switched over. Stop every "
+                    "writer (stop in redis_split_apps), or let redis_cutover fence them." % admin.address
+                )
+        gate.demand_time()
+        if request.get("rehearse"):
+            gate.open()
+            return _rehearsed(mirror, gate, counts, time.monotonic() - began)
+        if not gate.stays:
+            # Without a mark they serve nobody yet, and the mark that follows waits for nothing.
+            for lane in mirror.lanes:
+                lane.link.promote()
+            gate.demand_time()
+    except BaseException as exc:
+        try:
+            gate.open()
+        except Away as gone:
+            raise Held("%s Its writers are let in as soon as %s" % (exc, gone.message), gate.users) from exc
         raise
-    # The commit: from here on the targets are the truth, and nothing of the feed reaches them any more.
-    for lane in mirror.lanes:
-        lane.link.promote()
-        marks.write_target(lane.target, _mark(admin, lane.route, "serving", since=now(), by=by))
-    refused = time.monotonic() - began
-    for lane in mirror.lanes:
-        marks.set_moved(engine, lane.route.database, lane.route.purpose, lane.route.where, users)
+    with _uninterrupted():
+        return _commit(mirror, engine, admin, gate, counts, began, state, by)
+
+
+def _rehearsed(mirror: Mirror, gate: Gate, counts: t.Mapping[str, int], seconds: float) -> dict[str, t.Any]:
+    """What a cutover would have taken."""
+    return {
+        "changed": False,
+        "rehearsed": True,
+        "fenced": list(gate.users),
+        "kept_off_by": gate.name,
+        "write_refused_seconds": round(seconds, 4),
+        "purposes": {
+            lane.route.purpose: {"state": "mirrored", "keys_before": counts[lane.route.purpose]}
+            for lane in mirror.lanes
+        },
+    }
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> t.Iterator[None]:
+    """Whoever asks this process to end waits until it has done this."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _commit(
+    mirror: Mirror,
+    engine: Server,
+    admin: Server,
+    gate: Gate,
+    counts: t.Mapping[str, int],
+    began: float,
+    state: State,
+    by: str,
+) -> dict[str, t.Any]:
+    """From the first mark on there is only forward: what is broken off here is finished by running it again.
+
+    Under a fence, which stands until then, the marks come down the links, behind everything else; under a pause, which ends by
+    itself, the targets are masters already.
+    """
+    try:
+        for lane in mirror.lanes:
+            lane.mark.update(state="serving", since=now(), by=by)
+            if gate.stays:
+                lane.remark()
+            else:
+                marks.write_target(lane.target, lane.mark)
+        for lane in mirror.lanes if gate.stays else ():
+            lane.link.barrier(BARRIER_SECONDS)
+            lane.link.promote()
+        refused = time.monotonic() - began
+        for lane in mirror.lanes:
+            marks.set_moved(engine, lane.route.database, lane.route.purpose, lane.route.where, gate.users)
+        gate.leave({lane.route.database for lane in mirror.lanes})
+    except UntangleError as exc:
+        raise Undecided(
+            "%s The cutover was broken off in its commit; run it again to finish it." % exc.message
+        ) from exc
     facts = {
         lane.route.purpose: {
             "state": "cut_over",
@@ -274,26 +483,44 @@ def cut_over(
             "target": lane.route.where,
             "keys_before": counts[lane.route.purpose],
             "keys_after": counts[lane.route.purpose],
-            "fence": users,
+            "fence": list(gate.users),
+            "kept_off_by": gate.name,
             "write_refused_seconds": round(refused, 4),
             "counted": lane.target.counted(),
         }
         for lane in mirror.lanes
     }
     state.update("cut over", by, facts)
-    return {"changed": True, "fenced": users, "write_refused_seconds": round(refused, 4), "purposes": facts}
+    return {
+        "changed": True,
+        "fenced": list(gate.users),
+        "kept_off_by": gate.name,
+        "write_refused_seconds": round(refused, 4),
+        "purposes": facts,
+    }
 
 
 def _settle(mirror: Mirror) -> None:
     """Everything slow before the fence: no key dirty, every target up to date, little on its way."""
     end = time.monotonic() + 60
     while not mirror.in_step():
-        _turn(mirror)
+        mirror.step()
         if time.monotonic() > end:
             raise UntangleError(
                 "Not in step within 60 s: %s. Keys are written faster than they can be dumped again; nothing was changed."
                 % mirror.facts()["purposes"]
             )
+
+
+def _demand_room(lane: Lane) -> None:
+    """A replica takes what its master sends, whatever its own limit is; a master evicts or refuses from its first write on."""
+    memory = lane.target.info("memory")
+    limit, used = int(memory.get("maxmemory") or 0), int(memory.get("used_memory") or 0)
+    if limit and used > limit:
+        raise UntangleError(
+            "%s: %s holds %d bytes, more than its maxmemory of %d. Nothing was switched over. Raise maxmemory of the purpose, "
+            "provision it, and run again." % (lane.route.purpose, lane.route.where, used, limit)
+        )
 
 
 def _equal_counts(mirror: Mirror, lane: Lane) -> int:

@@ -14,8 +14,8 @@ import contextlib
 import json
 import typing as t
 
-from ..errors import UntangleError
-from .server import Server
+from ..errors import Away, UntangleError
+from .server import Server, offset_in
 
 LIBRARY = "untangle"
 OWN_USER = "untangle"
@@ -98,6 +98,8 @@ def is_moved(source: Server, database: int) -> str | None:
 
 def set_moved(source: Server, database: int, purpose: str, where: str, users: t.Sequence[str] = ()) -> None:
     """Mark a database as moved. ``users`` are those whose fence keeps it still: while the mark stands they stay fenced."""
+    if not may_mark(source):
+        return
     names = ["~%s@%s" % (purpose, where), *["~%s%s" % (_FENCE, user) for user in users]]
     source.run("ACL", "SETUSER", MOVED % database, "reset", "off", *names)
     _save(source)
@@ -115,6 +117,8 @@ def moved(source: Server) -> dict[int, set[str]]:
 
 
 def clear_moved(source: Server, database: int) -> None:
+    if not may_mark(source):
+        return
     source.run("ACL", "DELUSER", MOVED % database)
     _save(source)
 
@@ -133,6 +137,8 @@ def own_user(server: Server, password: str) -> dict[str, t.Any]:
 
 
 def drop_own_user(server: Server) -> None:
+    if not may_mark(server):
+        return
     server.run("ACL", "DELUSER", OWN_USER)
     _save(server)
 
@@ -155,6 +161,12 @@ def choose(server: Server, databases: t.Collection[int], wanted: t.Sequence[str]
 
     Where every database in use moves, all users are fenced. Else only users that are seen on these databases and on no other.
     """
+    if not may_mark(server):
+        raise UntangleError(
+            "%s: the user of %s may not run ACL there, so nobody can be fenced. Grant +acl, or let the applications be stopped (stop and "
+            "start in redis_split_apps), or allow a pause (redis_split_pause_max_seconds)."
+            % (server.address, server.variable)
+        )
     enabled = []
     for line in _acl_list(server):
         words = line.split()
@@ -164,8 +176,11 @@ def choose(server: Server, databases: t.Collection[int], wanted: t.Sequence[str]
     # A database that has moved already holds nobody back: it is fenced, or whoever reads it there is a straggler.
     leaving = moved(server)
     staying = sorted(databases_in_use(server) - set(databases) - set(leaving))
-    seen = users_by_database(server)
-    elsewhere = {user: sorted(set(used) - set(databases) - set(leaving)) for user, used in seen.items()}
+    here = server.strangers()
+    seen = users_by_database(here)
+    # Whoever is about to select a database, as an application does that connects for every page, is on 0 for a moment.
+    settled = users_by_database(one for one in here if one.get("db") != "0" or one.get("cmd") not in _GREETINGS)
+    elsewhere = {user: sorted(set(used) - set(databases) - set(leaving)) for user, used in settled.items()}
     if wanted:
         missing = sorted(set(wanted) - set(enabled) - set(already))
         if missing:
@@ -197,18 +212,15 @@ def choose(server: Server, databases: t.Collection[int], wanted: t.Sequence[str]
     return chosen
 
 
-def users_by_database(server: Server) -> dict[str, list[int]]:
-    """User to the databases that its connections have selected just now, our own connections left out."""
+#: What a client sends before it selects its database, as CLIENT LIST calls it.
+_GREETINGS = ("NULL", "auth", "hello", "client", "client|setinfo", "client|setname")
+
+
+def users_by_database(connections: t.Iterable[t.Mapping[str, str]]) -> dict[str, list[int]]:
+    """User to the databases that its connections have selected just now."""
     found: dict[str, set[int]] = {}
-    for line in server.raw("CLIENT", "LIST").decode(errors="replace").splitlines():
-        facts = dict(word.split("=", 1) for word in line.split(" ") if "=" in word)
-        if (
-            facts.get("name", "").startswith("untangle")
-            or "M" in facts.get("flags", "")
-            or "S" in facts.get("flags", "")
-        ):
-            continue
-        found.setdefault(facts.get("user", "default"), set()).add(int(facts.get("db", 0)))
+    for one in connections:
+        found.setdefault(one.get("user", "default"), set()).add(int(one.get("db", 0)))
     return {user: sorted(used) for user, used in found.items()}
 
 
@@ -250,8 +262,7 @@ def put(server: Server, users: t.Sequence[str]) -> int:
                 "%s: the fence could not be put up: %s. It was taken away again." % (server.address, reply)
             )
     _save(server)
-    text = replies[-1].decode()
-    return int(text.split("master_repl_offset:", 1)[1].split("\r\n", 1)[0])
+    return offset_in(replies[-1])
 
 
 def lift(server: Server, users: t.Sequence[str] | None = None) -> list[str]:
@@ -294,8 +305,20 @@ def users(server: Server) -> list[str]:
     return [line.split()[1] for line in _acl_list(server)]
 
 
+def may_mark(server: Server) -> bool:
+    """Whether we may see and change users there: a managed service keeps that to itself."""
+    try:
+        server.raw("ACL", "LIST")
+    except Away:
+        raise
+    except UntangleError:
+        return False
+    return True
+
+
 def _acl_list(server: Server) -> list[str]:
-    return [line.decode() for line in server.raw("ACL", "LIST")]
+    """ACL LIST; of a server that does not show it, nothing: then target and ``split.json`` are the witnesses."""
+    return [line.decode() for line in server.raw("ACL", "LIST")] if may_mark(server) else []
 
 
 def _save(server: Server) -> None:

@@ -13,236 +13,25 @@ what the feed has told already.
 
 from __future__ import annotations
 
-import collections
-import dataclasses
+import secrets
 import select
+import socket
 import time
 import typing as t
 
-from ..errors import UntangleError
-from . import commands, marks
+from ..errors import Away, UntangleError
+from . import commands
 from .feed import Feed, Lost, Unit
-from .link import Broken, Link
+from .hints import Hints
+from .lane import AGAIN_SECONDS, Lane
+from .link import GETACK, Broken
 from .route import Route
 from .server import Server
-from .snapshot import Limits, Page, Reader
-from .target import pack, pack_strings
+from .snapshot import Limits
+from .state import now
 
-#: Dirty keys asked for with one question.
-_BATCH = 500
-_FLUSH = b"*1\r\n$8\r\nFLUSHALL\r\n"
-
-
-def pack_command(words: t.Sequence[bytes]) -> bytes:
-    return b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
-
-
-class Lane:
-    """One route: what its target has, what of it is dirty, and what is on its way."""
-
-    def __init__(self, source: Server, route: Route, mark: t.Mapping[str, t.Any], limits: Limits, queue_bytes: int):
-        self.source, self.route, self.limits, self.queue_bytes = source, route, limits, queue_bytes
-        self.target = route.open()
-        self.link = Link(self.target)
-        self.mark = dict(mark)
-        #: Key to the offset of the last write that its target may lack.
-        self.dirty: dict[bytes, int] = {}
-        #: Key to the watermark of a dump which the feed has not come up to yet.
-        self.ahead: dict[bytes, int] = {}
-        self._ahead: collections.deque[tuple[int, list[bytes]]] = collections.deque()
-        #: Points of the link and of the feed that belong together: what the target acknowledges, in the feed's offsets.
-        self._points: collections.deque[tuple[int, int]] = collections.deque()
-        self.applied = 0
-        #: Offset of the last write to this database.
-        self.written = 0
-        self.keys = self.bytes = self.again = self.commands = self.starts = 0
-        self.reader = self._reader(limits)
-        self._whole = self._reader(dataclasses.replace(limits, big_key_bytes=0))
-        self._watermark = 0
-        self._asked = False
-        self.snapshot = True
-        info = source.info("keyspace").get("db%d" % route.database) or {}
-        self.dialect = commands.dialect(source.flavour, source.version, bool(int(info.get("subexpiry") or 0)))
-
-    def _reader(self, limits: Limits) -> Reader:
-        reader = Reader(self.source, limits, "copy")
-        if reader.sha is None:
-            raise UntangleError(
-                "%s: the user of %s may not run scripts at %s, and without them no dump tells its offset. Grant +@scripting, or "
-                "use redis_split_strategy: copy." % (self.route.purpose, self.source.variable, self.source.address)
-            )
-        return reader
-
-    def begin(self) -> None:
-        """Take the target and fill it from nothing."""
-        self.link.open()
-        self.start_over()
-
-    def start_over(self) -> None:
-        """Read the database anew: its target is emptied first."""
-        self.link.send(_FLUSH)
-        self.mark["state"] = "copying"
-        self.remark()
-        self.reader.close()
-        self.reader = self._reader(self.limits)
-        self._asked, self.snapshot, self._watermark = False, True, 0
-        self.dirty.clear()
-        self.ahead.clear()
-        self._ahead.clear()
-        self.keys = 0
-        self.starts += 1
-
-    def remark(self) -> None:
-        """The mark comes down the link; before 7.0 it is a user, whom a replica keeps by itself."""
-        if self.target.version >= (7, 0):
-            self.link.send(pack_command([b"FUNCTION", b"LOAD", b"REPLACE", marks.library(self.mark).encode()]))
-
-    def mend(self) -> None:
-        """Take the target again where the link is broken or what it holds cannot be relied on."""
-        self.link.close()
-        self.target = self.route.open()
-        self.link = Link(self.target)
-        self._points.clear()
-        self.applied = 0
-        self.begin()
-
-    # -- the feed -------------------------------------------------------------------------------------------------------
-
-    def take(self, effects: t.Sequence[commands.Effect], unit: Unit) -> None:
-        """A command, or a transaction, on this database."""
-        if any(one.how in ("flush", "flushall", "swap") for one in effects):
-            return self._emptied(effects, unit)
-        writes = [key for one in effects for key in one.writes]
-        if not writes:
-            return None
-        self.written = unit.end
-        touched = {key for one in effects for key in (*one.writes, *one.reads)}
-        exact = all(one.how == "apply" for one in effects if one.writes)
-        if (
-            exact
-            and not self.snapshot
-            and self.link.queued < self.queue_bytes
-            and not any(key in self.dirty or self.ahead.get(key, -1) >= unit.end for key in touched)
-        ):
-            data = b"".join([pack_command(one.words) for one in effects if one.writes])
-            if unit.transaction and len(effects) > 1:
-                data = b"*1\r\n$5\r\nMULTI\r\n" + data + b"*1\r\n$4\r\nEXEC\r\n"
-            self.link.send(data)
-            self.commands += 1
-            return None
-        return self.spoil(writes, unit.end)
-
-    def spoil(self, keys: t.Iterable[bytes], offset: int) -> None:
-        """These keys were written at this offset, and the target does not have it, unless a dump does."""
-        for key in keys:
-            if key in self.dirty or self.ahead.get(key, -1) < offset:
-                self.dirty[key] = offset
-
-    def _emptied(self, effects: t.Sequence[commands.Effect], unit: Unit) -> None:
-        if self.snapshot or any(one.how == "swap" for one in effects):
-            return self.start_over()
-        self.link.send(_FLUSH)
-        self.dirty.clear()
-        # What was dumped behind this point has just been wiped off the target; and the order within a transaction is lost.
-        late = [key for key, watermark in self.ahead.items() if watermark >= unit.end]
-        self.ahead.clear()
-        self._ahead.clear()
-        self.spoil([*late, *(key for one in effects for key in one.writes)], unit.end)
-        return None
-
-    # -- the database ---------------------------------------------------------------------------------------------------
-
-    def work(self, position: int) -> None:
-        """One page of the snapshot, or some of what is dirty. ``position`` is how far the feed has come."""
-        while self._ahead and self._ahead[0][0] <= position:
-            watermark, keys = self._ahead.popleft()
-            for key in keys:
-                if self.ahead.get(key) == watermark:
-                    del self.ahead[key]
-        if self.link.queued > self.queue_bytes // 2:
-            return
-        if self.snapshot:
-            self._page(position)
-        elif self.dirty:
-            self._dump_again(position)
-        elif self.mark["state"] != "mirrored":
-            # For the first time, or again after it had to start over.
-            self.mark["state"] = "mirrored"
-            self.remark()
-
-    def _page(self, position: int) -> None:
-        if not self.reader.more and not self._asked:
-            # Until the feed has come up to the last page, what it tells is in a page already.
-            self.snapshot = position < self._watermark
-            return
-        if not self._asked:
-            self.reader.ask()
-        page = self.reader.answer()
-        self._asked = self.reader.more
-        if self._asked:
-            self.reader.ask()
-        self._watermark = max(self._watermark, page.offset)
-        self._send(page)
-        self.spoil(page.big, page.offset)
-        self.keys += len(page.keys) + len(page.strings)
-
-    def _dump_again(self, position: int) -> None:
-        rest = [key for key, _n in zip(self.dirty, range(_BATCH))]
-        while rest:
-            self.reader.ask(rest)
-            page = self.reader.answer()
-            asked, rest = set(rest) - set(self.reader.rest), self.reader.rest
-            for key in page.big:
-                whole = self._whole.named([key])
-                self._settle(whole, {key}, position)
-            self._settle(page, asked - set(page.big), position)
-
-    def _settle(self, page: Page, asked: set[bytes], position: int) -> None:
-        """A dump of ``asked`` has come: what it does not hold is gone."""
-        gone = asked.difference(key for key, _value, _at in (*page.keys, *page.strings))
-        if gone:
-            self.link.send(pack_command([b"DEL", *sorted(gone)]))
-        self._send(page)
-        for key in asked:
-            self.dirty.pop(key, None)
-            if page.offset > position:
-                self.ahead[key] = page.offset
-        if page.offset > position:
-            self._ahead.append((page.offset, list(asked)))
-        self.again += len(asked)
-
-    def _send(self, page: Page) -> None:
-        data = pack(page.keys) + pack_strings(page.strings)
-        if data:
-            self.link.send(data)
-            self.bytes += len(data)
-
-    # -- how far it is --------------------------------------------------------------------------------------------------
-
-    def note(self, position: int) -> None:
-        """The feed has come to ``position``, and all of it is on the link or dirty."""
-        if not self._points or self._points[-1][1] != position:
-            self._points.append((self.link.offset, position))
-        while self._points and self._points[0][0] <= self.link.acknowledged:
-            self.applied = self._points.popleft()[1]
-
-    def facts(self, position: int) -> dict[str, t.Any]:
-        return {
-            "purpose": self.route.purpose,
-            "phase": "snapshot" if self.snapshot else "dumping again" if self.dirty else "following",
-            "keys": self.keys,
-            "bytes": self.bytes,
-            "dirty": len(self.dirty),
-            "commands": self.commands,
-            "dumped_again": self.again,
-            "lag_bytes": max(0, position - self.applied),
-            "starts": self.starts,
-        }
-
-    def close(self) -> None:
-        self.reader.close()
-        self._whole.close()
-        self.link.close()
+#: How every engine's name begins.
+OWNER = "untangle-mirror-"
 
 
 class Mirror:
@@ -254,15 +43,33 @@ class Mirror:
         routes: t.Sequence[Route],
         limits: Limits | None = None,
         queue_bytes: int = 64 << 20,
+        feed: str = "auto",
+        by: str = "",
     ):
         self.source = Server(source_options)
-        self.feed = Feed(self.source, "untangle-mirror")
+        #: Who fills these targets, as their marks say: under this name the feed is seen at the source as well.
+        self.owner = {"engine": OWNER + secrets.token_hex(4), "host": socket.gethostname(), "by": by, "since": now()}
+        self.feed: Feed | Hints = (Hints if feed == "notifications" else Feed)(self.source, self.owner["engine"])
+        self._choice = feed
+        #: Why it is not the feed that a replica gets.
+        self.because: str | None = None
         limits = limits or Limits()
         self.lanes = [
             Lane(Server(source_options, route.database), route, self._mark(route), limits, queue_bytes)
             for route in routes
         ]
+        for lane in self.lanes:
+            lane.breathe = self._breathe
+        #: Routes for which nothing more can be done, while the others are followed.
+        self.stopped: list[Lane] = []
         self._acknowledged = 0.0
+        #: Why the source is not followed just now, whether its feed must begin anew, and when it is tried again.
+        self.away: str | None = None
+        self._anew = False
+        self._retry = 0.0
+        #: Called before a source that was away is tried again: it may have forgotten our user.
+        self.log_in: t.Callable[[], None] = lambda: None
+        self.starts = 0
 
     def _mark(self, route: Route) -> dict[str, t.Any]:
         return {
@@ -270,53 +77,158 @@ class Mirror:
             "source": self.source.address,
             "database": route.database,
             "purpose": route.purpose,
+            **self.owner,
         }
 
     def start(self, wait: t.Callable[[float], None] = lambda seconds: None) -> None:
         # Before the first page: from here on nothing that is written is missed.
-        self.feed.attach(wait)
+        try:
+            self.feed.attach(wait)
+        except UntangleError as exc:
+            if isinstance(exc, Away) or self._choice != "auto":
+                raise
+            self.because = exc.message
+            self.feed = Hints(self.source, self.owner["engine"])
+            self.feed.attach()
         for lane in self.lanes:
+            lane.exact = self.feed.exact
             lane.begin()
 
     def step(self, seconds: float = 0.05) -> None:
-        """One turn: what the feed has, then some of what each database owes. Waits for up to ``seconds`` where nothing is due."""
-        if not any(lane.snapshot or lane.dirty for lane in self.lanes):
-            busy = [lane.link for lane in self.lanes if lane.link.queued]
-            select.select([self.feed.socket, *(lane.link for lane in self.lanes)], busy, [], seconds)
-        try:
-            units = self.feed.read()
-        except ConnectionError:
-            return self._reconnect()
-        for unit in units:
-            self._take(unit)
-        position = self.feed.position
-        for lane in self.lanes:
-            lane.work(position)
-            lane.note(position)
-            lane.link.pump()
-        now = time.monotonic()
-        if now - self._acknowledged > 0.5:
-            self._acknowledged = now
-            for lane in self.lanes:
-                # a target acknowledges by itself every second; a sign of life brings its word up to date
-                lane.link.send(b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n")
+        """One turn: what the feed has, then some of what each database owes. Waits for up to ``seconds`` where nothing is due.
+
+        Servers that are away are waited for: the feed goes on where it was left, or all starts over; a target starts over.
+        """
+        if self.away is None:
+            self._wait(seconds)
             try:
-                self.feed.acknowledge(min(lane.applied for lane in self.lanes) or position)
-            except ConnectionError:
-                return self._reconnect()
-        return None
+                lanes = {lane.route.database: lane for lane in self.lanes}
+                for unit in self.feed.read():
+                    self._take(unit, lanes)
+            except (ConnectionError, Away) as exc:
+                self._went_away(str(exc))
+        else:
+            self._reach(seconds)
+        position = self.feed.position
+        for lane in list(self.lanes):
+            try:
+                if self.away is None:
+                    lane.work(position)
+                    lane.note(position)
+            except Away as exc:
+                self._went_away(exc.message)
+            except UntangleError as exc:
+                self._stop(lane, exc.message)
+            self._pump(lane)
+        if time.monotonic() - self._acknowledged > 0.5:
+            self._acknowledge(position)
 
-    def _reconnect(self) -> None:
+    def _wait(self, seconds: float) -> None:
+        if any((lane.snapshot or lane.dirty) and not lane.lost for lane in self.lanes):
+            return
+        waiting = select.poll()
+        waiting.register(self.feed.socket, select.POLLIN)
+        for lane in self.lanes:
+            if not lane.lost:
+                waiting.register(lane.link, select.POLLIN | (select.POLLOUT if lane.link.queued else 0))
+        waiting.poll(seconds * 1000)
+
+    def _pump(self, lane: Lane) -> None:
         try:
-            self.feed.resume()
-        except Lost:
-            self.feed.attach()
-            for lane in self.lanes:
-                lane.start_over()
+            lane.pump()
+        except Broken as exc:
+            lane.lose(exc)
 
-    def _take(self, unit: Unit) -> None:
+    def _breathe(self) -> None:
+        """What cannot wait for the end of a long step."""
+        for lane in self.lanes:
+            self._pump(lane)
+        if time.monotonic() - self._acknowledged > 0.5:
+            self._acknowledge(self.feed.position)
+
+    def _stop(self, lane: Lane, why: str) -> None:
+        """Go on without this route."""
+        lane.stop(why)
+        self.lanes.remove(lane)
+        self.stopped.append(lane)
+        if not self.lanes:
+            raise UntangleError(self.why_stopped)
+
+    @property
+    def why_stopped(self) -> str:
+        return " ".join(dict.fromkeys(str(lane.lost) for lane in self.stopped))
+
+    def go_on(self) -> None:
+        """Try the routes again that were stopped: they start from nothing."""
+        for lane in self.stopped:
+            lane.go_on()
+        self.lanes += self.stopped
+        self.stopped = []
+
+    def _acknowledge(self, position: int) -> None:
+        self._acknowledged = time.monotonic()
+        following = [lane for lane in self.lanes if not lane.lost]
+        for lane in following:
+            # a target acknowledges by itself every second; a sign of life brings its word up to date
+            lane.link.send(GETACK)
+        if self.away is None:
+            try:
+                # One that starts over needs nothing of what was before.
+                self.feed.acknowledge(min([lane.applied or position for lane in following], default=position))
+            except ConnectionError as exc:
+                self._went_away(str(exc))
+
+    def _went_away(self, why: str) -> None:
+        self.away, self._retry = why, 0.0
+        self.feed.detach()
+
+    def _reach(self, seconds: float) -> None:
+        """Attach again where the feed was left, or anew where the source cannot go on from there."""
+        if time.monotonic() < self._retry:
+            time.sleep(seconds)
+            return
+        self._retry = time.monotonic() + AGAIN_SECONDS
+
+        def wait(_seconds: float) -> None:
+            for lane in self.lanes:
+                self._pump(lane)
+
+        try:
+            if not self._anew:
+                try:
+                    self.feed.resume(wait)
+                except Lost:
+                    self._anew = True
+                except UntangleError as exc:
+                    if isinstance(exc, Away):
+                        raise
+                    # A source that was started anew may know our user no longer.
+                    self.log_in()
+                    raise Away(exc.message) from exc
+            if self._anew:
+                self.feed.attach(wait)
+                self.starts += 1
+                for lane in self.lanes:
+                    if not lane.lost:
+                        lane.start_over()
+                self._anew = False
+        except Away as exc:
+            self.away = exc.message
+        except ConnectionError as exc:
+            self.away = str(exc)
+        else:
+            self.away = None
+
+    def _take(self, unit: Unit, lanes: dict[int, Lane]) -> None:
+        """``lanes``: by their databases. Those that stop are taken out."""
+        if not unit.transaction:
+            ((database, words),) = unit.commands
+            if words[0].upper() in commands.PLAIN:
+                # Most of what comes, and all that it can do is here.
+                if database in lanes:
+                    lanes[database].take_plain(words, unit.end)
+                return
         by_database: dict[int, list[commands.Effect]] = {}
-        lanes = {lane.route.database: lane for lane in self.lanes}
         any_dialect = self.lanes[0].dialect
         for database, words in unit.commands:
             lane = lanes.get(database)
@@ -328,6 +240,9 @@ class Mirror:
                     by_database.setdefault(number, []).append(effect)
                 elif number in lanes:
                     lanes[number].spoil([key], unit.end)
+                    lanes[number].written += 1
+                    # It may be a hash with fields that expire.
+                    lanes[number].dialect.field_expiry = True
             if effect.how == "swap":
                 continue
             if effect.how == "flushall":
@@ -335,45 +250,65 @@ class Mirror:
                     by_database.setdefault(number, []).append(effect)
                 continue
             if effect.how == "unknown" and lane:
-                raise UntangleError(
-                    "%s: %s was used on database %d of %s, and this version does not know which keys it writes. The mirror has "
-                    "stopped; the shared server serves as before. Use redis_split_strategy: copy for this split."
-                    % (lane.route.purpose, words[0].decode(errors="replace").upper(), database, self.source.address)
+                self._stop(
+                    lanes.pop(database),
+                    "%s: %s was used on database %d of %s, and this version does not know which keys it writes. This route is no "
+                    "longer mirrored; the shared server serves as before. Use redis_split_strategy: copy for this split."
+                    % (lane.route.purpose, words[0].decode(errors="replace").upper(), database, self.source.address),
                 )
+                continue
             by_database.setdefault(database, []).append(effect)
         if unit.transaction and len(by_database) > 1:
-            torn = [lanes[number].route.purpose for number in by_database if number in lanes]
-            if torn and not any(one.how == "flushall" for effects in by_database.values() for one in effects):
-                raise UntangleError(
-                    "%s: a transaction at %s wrote to databases %s at once, which two instances cannot do. The mirror has stopped; "
+            torn = [lanes[number] for number in by_database if number in lanes]
+            # What empties or swaps whole databases is in step again on each side by itself.
+            if not any(one.how in ("flushall", "swap") for effects in by_database.values() for one in effects):
+                why = (
+                    "%s: a transaction at %s wrote to databases %s at once, which two instances cannot do. It is no longer mirrored; "
                     "the shared server serves as before. Change the application, or leave these purposes on one server."
-                    % (", ".join(torn), self.source.address, ", ".join(map(str, sorted(by_database))))
+                    % (
+                        ", ".join(lane.route.purpose for lane in torn),
+                        self.source.address,
+                        ", ".join(map(str, sorted(by_database))),
+                    )
                 )
+                for lane in torn:
+                    del lanes[lane.route.database]
+                    self._stop(lane, why)
         for number, effects in by_database.items():
             if number in lanes:
                 lanes[number].take(effects, unit)
 
     def mend(self) -> None:
-        """Start over the routes whose targets are not what they were."""
+        """Look at every target, and start over the routes whose targets are not what they were."""
         for lane in self.lanes:
             try:
-                lane.link.pump()
+                lane.pump()
                 lane.link.check()
-            except Broken:
-                lane.mend()
+            except (Broken, Away) as exc:
+                lane.lose(exc)
 
-    def wrote_after(self, offset: int) -> bool:
-        """Whether the feed brought a write to one of the routes behind this offset."""
-        self.step(0.0)
-        return any(lane.written > offset for lane in self.lanes)
+    @property
+    def written(self) -> int:
+        """Writes to any of the routes that the feed has told of."""
+        return sum(lane.written for lane in self.lanes)
 
     def in_step(self) -> bool:
-        return all(not lane.snapshot and not lane.dirty for lane in self.lanes)
+        return self.away is None and all(not lane.snapshot and not lane.dirty and not lane.lost for lane in self.lanes)
 
-    def catch_up(self, offset: int, seconds: float = 60.0) -> None:
-        """Follow until every target has run what the source had written at ``offset``, and refused none of it."""
+    def catch_up(self, offset: int, seconds: float = 60.0, steadily: bool = False) -> None:
+        """Follow until every target has run what the source had written at ``offset``, and refused none of it.
+
+        ``steadily``: not where a server went away or a route has to start over meanwhile; writers wait for us.
+        """
         end = time.monotonic() + seconds
-        while self.feed.position < offset or not self.in_step():
+        goal = self.feed.reach(offset)
+        if not self.feed.exact:
+            for lane in self.lanes:
+                lane.spoil(lane.silent, 0)
+        while self.feed.position < goal or not self.in_step():
+            trouble = [self.away, *(lane.lost or ("it starts over" if lane.snapshot else None) for lane in self.lanes)]
+            if steadily and any(trouble):
+                raise Broken("%s: not in step: %s" % (self.source.address, next(filter(None, trouble))))
             if time.monotonic() > end:
                 raise UntangleError(
                     "%s: not in step after %d s (%s)."
@@ -382,19 +317,24 @@ class Mirror:
             self.step(0.001)
         for lane in self.lanes:
             lane.link.barrier(max(1.0, end - time.monotonic()))
+        try:
+            self.feed.demand_told()
+        except ConnectionError as exc:
+            self._went_away(str(exc))
+            raise Broken("%s: not in step: %s" % (self.source.address, exc)) from exc
 
     def facts(self) -> dict[str, t.Any]:
         return {
+            "feed": "replication" if self.feed.exact else "notifications",
+            "feed_because": self.because,
             "position": self.feed.position,
             "replid": self.feed.replid,
-            "restarts": self.feed.restarts,
-            "purposes": {lane.route.purpose: lane.facts(self.feed.position) for lane in self.lanes},
+            "restarts": self.feed.restarts + self.starts,
+            "away": self.away,
+            "purposes": {lane.route.purpose: lane.facts(self.feed.position) for lane in (*self.lanes, *self.stopped)},
         }
 
     def close(self) -> None:
         self.feed.detach()
-        for lane in self.lanes:
+        for lane in (*self.lanes, *self.stopped):
             lane.close()
-
-
-__all__ = ["Broken", "Lane", "Mirror"]

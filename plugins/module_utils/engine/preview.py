@@ -73,8 +73,17 @@ def cut_over(options: Options) -> dict[str, t.Any]:
     source = places[0][1]
     pending = [x for x in places if x[3] not in ("cut_over", "retired")]
     users: list[str] = []
+    paused: list[str] = []
     if pending and not options.get("writers_stopped"):
-        users = marks.choose(source, {x[0].database for x in places}, options.get("fence") or ())
+        try:
+            users = marks.choose(source, {x[0].database for x in places}, options.get("fence") or ())
+        except UntangleError:
+            if not options.get("pause_max_seconds"):
+                raise
+            paused = [
+                "let every write of %s wait for up to %s s; who comes back to the old address afterwards is named by watch, and "
+                "not prevented" % (source.address, options["pause_max_seconds"])
+            ]
     purposes = {}
     for where, server, _target, place in places:
         todo = place not in ("cut_over", "retired")
@@ -86,7 +95,7 @@ def cut_over(options: Options) -> dict[str, t.Any]:
         "changed": bool(pending),
         "fenced": users,
         "purposes": purposes,
-        "actions": _actions(purposes),
+        "actions": paused + _actions(purposes),
     }
     if users:
         result["actions"] = [

@@ -19,9 +19,10 @@ import typing as t
 
 from ..errors import UntangleError
 from . import marks
-from .compare import Comparer
+from .compare import Comparer, excluded
 from .copy import Report
 from .cutover import own_login
+from .digest import Digest, differs
 from .route import Route, standing
 from .server import Server
 from .snapshot import Limits, Reader
@@ -40,8 +41,12 @@ def retired(
     quiet_seconds: float = 5,
     backup_dir: str | None = None,
     server_command: t.Sequence[str] = ("redis-server",),
+    accept_loss: t.Sequence[str] = (),
 ) -> dict[str, t.Any]:
-    """Empty the old databases of these purposes. Every refusal comes before the first backup is written."""
+    """Empty the old databases of these purposes. Every refusal comes before the first backup is written.
+
+    One that was written to since its cutover is emptied only where ``accept_loss`` names its purpose.
+    """
     limits = limits or Limits()
     sources = {r.purpose: Server(source_options, r.database) for r in routes}
     todo = []
@@ -55,14 +60,20 @@ def retired(
                 "%s is not cut over (%s): database %d of %s is the truth. Nothing was emptied."
                 % (route.purpose, place, route.database, source.address)
             )
+        # The fence of the user that we came as may keep it from running scripts.
+        sources[route.purpose] = source = own_login(source, state)
         _refuse_while_in_use(source, route, state, watch_seconds)
         todo.append(route)
+    _refuse_while_they_change([(sources[route.purpose], route) for route in todo], quiet_seconds)
     for route in todo:
-        _refuse_while_it_changes(sources[route.purpose], route, quiet_seconds)
+        if route.purpose not in accept_loss:
+            _refuse_what_was_written(sources[route.purpose], route, state)
     directory = backup_dir or os.path.join(state.directory, "backup")
     done = {}
     for route in todo:
-        facts = _retire(route, sources[route.purpose], state, report, limits, watch_seconds, directory, server_command)
+        facts = _retire(
+            route, sources[route.purpose], state, by, report, limits, watch_seconds, directory, server_command
+        )
         state.update("retired", by, {route.purpose: facts})
         done[route.purpose] = facts
     left = marks.databases_in_use(sources[routes[0].purpose])
@@ -73,6 +84,7 @@ def _retire(
     route: Route,
     source: Server,
     state: State,
+    by: str,
     report: Report,
     limits: Limits,
     watch_seconds: float,
@@ -87,10 +99,16 @@ def _retire(
     os.makedirs(directory, mode=0o700, exist_ok=True)
     stamp = now().replace(":", "").replace("-", "")[:15]
     path = os.path.join(directory, "%s-db%d-%s.resp.gz" % (route.purpose, route.database, stamp))
+    if os.path.exists(path):
+        path = path.replace(stamp, "%s-%d" % (stamp, os.getpid()))
     keys = write_backup(source, path, limits, tell("backup"))
     prove_backup(path, source, limits, server_command)
     _refuse_while_in_use(source, route, state, watch_seconds)
-    empty(own_login(source, state), limits, tell("empty"))
+    # Noted before anything goes: what is left of an emptying that is broken off, or is written to an empty database, is backed up
+    # by the next run, and the backup of all the rest must not be forgotten over it.
+    backups = [*state.purpose(route.purpose).get("backups", []), path]
+    state.update("backed up", by, {route.purpose: {"backups": backups, "old": None}})
+    empty(source, limits, tell("empty"))
     return {"state": "retired", "backup": path, "backup_keys": keys, "backup_bytes": os.path.getsize(path)}
 
 
@@ -117,40 +135,58 @@ def _refuse_while_in_use(source: Server, route: Route, state: State, watch_secon
 
 def clients_on(source: Server, database: int) -> list[dict[str, str]]:
     """Connections that have a database selected, ours left out: addr, name, user."""
-    found = []
-    for line in source.raw("CLIENT", "LIST").decode(errors="replace").splitlines():
-        facts = dict(word.split("=", 1) for word in line.split(" ") if "=" in word)
-        if (
-            facts.get("db") == str(database)
-            and not facts.get("name", "").startswith("untangle")
-            and not set("MS") & set(facts.get("flags", ""))
-        ):
-            found.append(
-                {"addr": facts.get("addr", ""), "name": facts.get("name", ""), "user": facts.get("user", "default")}
+    return [
+        {"addr": one.get("addr", ""), "name": one.get("name", ""), "user": one.get("user", "default")}
+        for one in source.strangers()
+        if one.get("db") == str(database)
+    ]
+
+
+def _refuse_while_they_change(places: t.Sequence[tuple[Server, Route]], quiet_seconds: float) -> None:
+    def read(source: Server) -> dict[str, t.Any]:
+        # to the second: what stands to expire meanwhile is little
+        return _read(source, Digest(0, "meaning", (1000, 1000)))
+
+    before = [read(source) for source, _route in places]
+    if places:
+        time.sleep(quiet_seconds)
+    for (source, route), was in zip(places, before):
+        if differs(was, read(source), source.time_ms()):
+            raise UntangleError(
+                "%s: database %d of %s changed within %s s: somebody still writes there. Nothing was emptied. `status` names the "
+                "clients." % (route.purpose, route.database, source.address, quiet_seconds)
             )
-    return found
 
 
-def _fingerprint(source: Server) -> dict[bytes, tuple[bytes, int]]:
-    reader = Reader(source, Limits(), "digest")
+def _refuse_what_was_written(source: Server, route: Route, state: State) -> None:
+    """Refuse an old database that does not hold what it held at the cutover. A mirror on the way back writes to it: then it is
+    not known, and neither is it where the server has evicted keys or was started anew."""
+    noted = state.purpose(route.purpose).get("old") or {}
+    counted = source.counted(noted.get("counted"))
+    if "sums" not in noted or counted["run_id"] != noted["counted"]["run_id"] or counted["evicted"]:
+        return
+    mark = marks.read_target(route.open()) or {}
+    found = _read(source, Digest(noted["since"], noted["what"]), mark.get("match"), mark.get("exclude") or ())
+    if found["what"] == noted["what"] and differs(noted, found, source.time_ms()):
+        raise UntangleError(
+            "%s: database %d of %s does not hold what it held at the cutover: somebody has written there since, and %s does not "
+            "have it. Nothing was emptied. To empty it all the same, its backup kept, name %s in redis_split_accept_loss."
+            % (route.purpose, route.database, source.address, route.where, route.purpose)
+        )
+
+
+def _read(source: Server, digest: Digest, match: str | None = None, exclude: t.Sequence[str] = ()) -> dict[str, t.Any]:
+    reader = Reader(source, Limits(), digest.what, match)
+    if not reader.sha:
+        digest.what = reader.what = "digest"
     try:
-        return {key: (digest, at) for page in reader.pages() for key, digest, at in page.keys}
+        for page in reader.pages():
+            for key, value, at in page.keys:
+                if not excluded(key, exclude):
+                    digest.add(key, value, at)
     finally:
         reader.close()
-
-
-def _refuse_while_it_changes(source: Server, route: Route, quiet_seconds: float) -> None:
-    before = _fingerprint(source)
-    time.sleep(quiet_seconds)
-    after, clock = _fingerprint(source), source.time_ms()
-    # Keys that were due to expire may be gone; nothing else may have changed.
-    changed = [k for k, v in before.items() if after.get(k) != v and not (k not in after and 0 < v[1] <= clock)]
-    changed += [k for k in after if k not in before]
-    if changed:
-        raise UntangleError(
-            "%s: %d keys of database %d of %s changed within %s s: somebody still writes there. Nothing was emptied. `status` names "
-            "the clients." % (route.purpose, len(changed), route.database, source.address, quiet_seconds)
-        )
+    return digest.facts()
 
 
 def write_backup(source: Server, path: str, limits: Limits, progress: t.Callable[[int], None]) -> int:
@@ -307,7 +343,8 @@ def restored(
                 "%s: database %d of %s holds %d keys. A backup goes into an empty database only."
                 % (route.purpose, route.database, source.address, source.size())
             )
-        count = load_backup(str(path), own_login(source, state))
-        done[route.purpose] = {"state": "cut_over", "restored": path, "restored_keys": count}
+        # The oldest first: a later one holds what was left, or written, after it.
+        count = sum(load_backup(str(one), own_login(source, state)) for one in noted.get("backups") or [path])
+        done[route.purpose] = {"state": "cut_over", "restored": path, "restored_keys": count, "backups": []}
         state.update("restored from backup", by, {route.purpose: done[route.purpose]})
     return {"changed": bool(done), "purposes": done}

@@ -43,7 +43,7 @@ class Server:
         try:
             return self.client.execute_command(*command)
         except (redis.RedisError, OSError) as exc:
-            raise UntangleError(connection.explain(exc, self.options, self.variable)) from exc
+            raise connection.failure(exc, self.options, self.variable) from exc
 
     def raw(self, *command: t.Any) -> t.Any:
         """Run one command and take the reply as the server gave it, without redis-py's conversions."""
@@ -54,7 +54,7 @@ class Server:
             wire.send_command(*command)
             return wire.read_response(disable_decoding=True)
         except (redis.RedisError, OSError) as exc:
-            raise UntangleError(connection.explain(exc, self.options, self.variable)) from exc
+            raise connection.failure(exc, self.options, self.variable) from exc
         finally:
             self.client.connection_pool.release(wire)
 
@@ -75,7 +75,7 @@ class Server:
                 raise failed
             return replies
         except (redis.RedisError, OSError) as exc:
-            raise UntangleError(connection.explain(exc, self.options, self.variable)) from exc
+            raise connection.failure(exc, self.options, self.variable) from exc
         finally:
             self.client.connection_pool.release(wire)
 
@@ -103,6 +103,14 @@ class Server:
     def offset(self) -> int:
         return int(self.info("replication").get("master_repl_offset") or 0)
 
+    def clients(self, *chosen: str) -> list[dict[str, str]]:
+        """CLIENT LIST, a dict of its fields for each connection; ``chosen`` as in ``TYPE replica``."""
+        return _connections(self.raw("CLIENT", "LIST", *chosen))
+
+    def strangers(self) -> list[dict[str, str]]:
+        """Connections that are neither ours nor a replica's or a master's."""
+        return strangers(self.raw("CLIENT", "LIST"))
+
     def counted(self, since: t.Mapping[str, t.Any] | None = None) -> dict[str, t.Any]:
         """Look-ups that hit and missed, and keys evicted; since an earlier count where the server has run on from it."""
         stats, run_id = self.info("stats"), str(self.info("server").get("run_id"))
@@ -114,7 +122,12 @@ class Server:
 
     def wire(self) -> t.Any:
         """A connection of its own for streaming, already on the right database. Give it back with ``drop``."""
-        return self.client.connection_pool.get_connection()
+        import redis
+
+        try:
+            return self.client.connection_pool.get_connection()
+        except (redis.RedisError, OSError) as exc:
+            raise connection.failure(exc, self.options, self.variable) from exc
 
     def drop(self, wire: t.Any) -> None:
         """Close a connection that was streamed on: replies may still be under way, so nobody else may use it."""
@@ -123,6 +136,25 @@ class Server:
 
     def close(self) -> None:
         self.client.connection_pool.disconnect()
+
+
+def strangers(listed: bytes) -> list[dict[str, str]]:
+    """Those of a reply of ``CLIENT LIST`` that are neither ours nor a replica's or a master's."""
+    return [
+        one
+        for one in _connections(listed)
+        if not one.get("name", "").startswith("untangle") and not set("MS") & set(one.get("flags", ""))
+    ]
+
+
+def _connections(listed: bytes) -> list[dict[str, str]]:
+    lines = listed.decode(errors="replace").splitlines()
+    return [dict(word.split("=", 1) for word in line.split(" ") if "=" in word) for line in lines]
+
+
+def offset_in(replication: bytes) -> int:
+    """The offset in a reply of ``INFO replication`` that nobody has parsed."""
+    return int(replication.split(b"master_repl_offset:", 1)[1].split(b"\r\n", 1)[0])
 
 
 def _version(text: t.Any) -> tuple[int, ...]:

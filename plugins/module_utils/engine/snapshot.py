@@ -16,7 +16,6 @@ import dataclasses
 import typing as t
 
 from .. import connection
-from ..errors import UntangleError
 from .server import Server
 
 # ARGV: cursor ("" = only the keys named), keys per SCAN, bytes per page, microseconds per page, big_key_bytes, pattern,
@@ -312,7 +311,7 @@ class Reader:
             seconds, micros = self.wire.read_response(disable_decoding=True)
             micros = int(seconds) * 1000000 + int(micros) - began
         except (redis.RedisError, OSError) as exc:
-            raise UntangleError(connection.explain(exc, self.server.options, self.server.variable)) from exc
+            raise connection.failure(exc, self.server.options, self.server.variable) from exc
         self._strings = bool(believed)
         if self._named:
             self.rest = left

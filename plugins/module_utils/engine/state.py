@@ -64,7 +64,19 @@ class State:
         return t.cast("dict[str, t.Any]", self.read()["purposes"].get(name, {}))
 
     def update(self, what: str, by: str, purposes: t.Mapping[str, t.Mapping[str, t.Any]], **top: t.Any) -> None:
-        """Merge facts into purposes and add one line to the log."""
+        """Merge facts into purposes and add one line to the log; none where nothing was done (``what`` is empty)."""
+        os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        # A mirror cuts over while somebody compares: both write here.
+        lock = os.open(self.directory, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._update(what, by, purposes, top)
+        finally:
+            os.close(lock)
+
+    def _update(
+        self, what: str, by: str, purposes: t.Mapping[str, t.Mapping[str, t.Any]], top: t.Mapping[str, t.Any]
+    ) -> None:
         data = self.read()
         stamp = now()
         for name, facts in purposes.items():
@@ -73,8 +85,8 @@ class State:
                 entry.update(since=stamp, by=by)
             entry.update(facts)
         data.update(top)
-        data["log"].append({"at": stamp, "what": what, "by": by, "purposes": sorted(purposes)})
-        os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        if what:
+            data["log"].append({"at": stamp, "what": what, "by": by, "purposes": sorted(purposes)})
         write_atomically(self.path, json.dumps(data, indent=1, sort_keys=True) + "\n")
 
 

@@ -72,7 +72,7 @@ class Writer:
         try:
             self.wire.send_packed_command([data])
         except (redis.RedisError, OSError) as exc:
-            raise UntangleError(connection.explain(exc, self.server.options, self.server.variable)) from exc
+            raise connection.failure(exc, self.server.options, self.server.variable) from exc
         self.bytes += len(data)
         self._pending.append(len(keys) + len(strings))
         if len(self._pending) > 2:
@@ -107,7 +107,7 @@ class Writer:
             try:
                 data = sock.recv(min(left, 65536))
             except OSError as exc:
-                raise UntangleError(connection.explain(exc, self.server.options, self.server.variable)) from exc
+                raise connection.failure(exc, self.server.options, self.server.variable) from exc
             if not data:
                 raise UntangleError(
                     "%s closed the connection while keys were written. Check its log and memory, then run again: "

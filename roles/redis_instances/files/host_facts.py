@@ -25,6 +25,18 @@ server=$(command -v valkey-server || command -v redis-server) || exit 3
 echo "$server"; echo "${server%server}cli"; "$server" --version; stat -c '%u %g' /data 2>/dev/null || echo '999 999'
 """
 
+TRY_PAYLOAD = """
+dir=$(mktemp -d) || exit 0
+"$1" --port 0 --unixsocket "$dir/s" --save "" --appendonly no --dir "$dir" > /dev/null 2>&1 < /dev/null &
+server=$!
+trap 'kill $server; wait $server; rm -rf "$dir"' EXIT
+for _ in $(seq 50); do
+  [ -S "$dir/s" ] && break
+  sleep 0.1
+done
+"$2" -s "$dir/s" -x RESTORE canary 0
+"""
+
 
 def run(*words):
     """(exit code, output) of a command; 127 where it is not there."""
@@ -45,6 +57,13 @@ def read(path):
         return ""
 
 
+def named(problem, called):
+    """A sentence with the variables that its reader knows: `called` has them where another role has ours filled."""
+    for name in ("server", "backend", "image", "user", "tls", "dir"):
+        problem = problem.replace("{%s}" % name, called.get(name) or "redis_instances_" + name)
+    return problem
+
+
 def version_of(text):
     found = re.search(r"v=(\d[0-9.]*)", text)
     return found.group(1) if found else ""
@@ -57,8 +76,8 @@ def server_on_host(asked, problems):
     path = next(filter(None, (shutil.which(name, path=places) for name in names)), None)
     if not path:
         problems.append(
-            "%s is not on this host. Install redis-server or valkey-server there, name its path in "
-            "redis_instances_server, or use redis_instances_backend: compose." % " or ".join(names)
+            "%s is not on this host. Install redis-server or valkey-server there, name its path in {server}, or use "
+            "{backend}: compose." % " or ".join(names)
         )
         return {}
     client = re.sub("server$", "cli", path)
@@ -67,7 +86,7 @@ def server_on_host(asked, problems):
     version = version_of(run(path, "--version")[1])
     if not client or not version:
         problems.append(
-            "%s. Name another binary in redis_instances_server, or install the package's command line client."
+            "%s. Name another binary in {server}, or install the package's command line client."
             % (
                 "%s does not tell its version" % path
                 if client
@@ -83,24 +102,20 @@ def server_in_image(image, problems):
     code, text = run("docker", "version", "--format", "{{.Server.Version}}")
     if code:
         problems.append(
-            "the Docker engine does not answer (%s). Start it, let this user use it, or use redis_instances_backend: host."
+            "the Docker engine does not answer (%s). Start it, let this user use it, or use {backend}: host."
             % (text.strip().splitlines() or ["no reason given"])[-1]
         )
         return {}, {}
     engine = {"version": text.strip()}
     code, text = run("docker", "compose", "version", "--short")
     if code:
-        problems.append(
-            "the Compose plugin is not on this host (docker compose). Install it, or use redis_instances_backend: host."
-        )
+        problems.append("the Compose plugin is not on this host (docker compose). Install it, or use {backend}: host.")
     if run("docker", "image", "inspect", "--format", "{{.Id}}", image)[0]:
         return engine, {}
     code, text = run("docker", "run", "--rm", "--network", "none", "--entrypoint", "sh", image, "-c", ASK_IMAGE)
     lines = text.split("\n")
     if code or len(lines) < 4 or not version_of(lines[2]):
-        problems.append(
-            "the image %s holds no redis-server or valkey-server. Name another in redis_instances_image." % image
-        )
+        problems.append("the image %s holds no redis-server or valkey-server. Name another in {image}." % image)
         return engine, {}
     uid, gid = lines[3].split()
     return engine, {
@@ -111,6 +126,47 @@ def server_in_image(image, problems):
         "uid": int(uid) or 999,
         "gid": int(gid) or 999,
     }
+
+
+def payload(version):
+    """A string as a server with that data format would DUMP it: value, version, and CRC-64 (Jones) over both."""
+    text = b"\x00\x01x" + version.to_bytes(2, "little")
+    crc = 0
+    for byte in text:
+        crc ^= byte
+        for _bit in range(8):
+            crc = crc >> 1 ^ (0x95AC9329AC4BC9B5 if crc & 1 else 0)
+    return text + crc.to_bytes(8, "little")
+
+
+def check_payload(asked, server, problems):
+    """Whether the server that instances would run takes what the source dumps: tried on one of its own, without network."""
+    words = ["sh", "-c", TRY_PAYLOAD, "sh", server["path"], server["cli"]]
+    if asked["backend"] == "compose":
+        inside = ["docker", "run", "--rm", "--interactive", "--network", "none", "--entrypoint", "sh", asked["image"]]
+        words = [*inside, *words[1:]]
+    try:
+        done = subprocess.run(
+            words,
+            input=payload(asked["source"]["payload_version"]),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=120,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    if b"payload version or checksum" in done.stdout or b"Bad data format" in done.stdout:
+        problems.append(
+            "%s %s does not take the data format of the shared server, which is %s %s. Name %s of that version in %s, or of a later one."
+            % (
+                server["flavour"],
+                server["version"],
+                asked["source"]["flavour"],
+                asked["source"]["version"],
+                *(("an image", "{image}") if asked["backend"] == "compose" else ("a binary", "{server}")),
+            )
+        )
 
 
 def run_as(asked, flavour, problems):
@@ -140,7 +196,7 @@ def run_as(asked, flavour, problems):
         ]
         return {"name": name, "uid": found.pw_uid, "gid": found.pw_gid, "by": by}
     problems.append(
-        "user %s is not on this host, and an instance should not run as root. Create it, or name another in redis_instances_user."
+        "user %s is not on this host, and an instance should not run as root. Create it, or name another in {user}."
         % (asked or "redis or valkey")
     )
     return {"name": "root", "uid": 0, "gid": 0, "by": []}
@@ -315,7 +371,7 @@ def main():
     present = asked["state"] == "present"
     compose = asked["backend"] == "compose"
     if not os.path.isabs(directory):
-        problems.append("redis_instances_dir is %s. Write it as an absolute path." % directory)
+        problems.append("{dir} is %s. Write it as an absolute path." % directory)
         directory = "/"
     if present and compose:
         answer["engine"], answer["server"] = server_in_image(asked["image"], problems)
@@ -333,7 +389,7 @@ def main():
             closed = barred(closed, answer["run_as"]["uid"], answer["run_as"]["gid"])
         if closed and answer["run_as"]["uid"]:
             problems.append(
-                "directory %s does not let user %s through to its instance. Allow it (chmod a+x), or set redis_instances_dir to another place."
+                "directory %s does not let user %s through to its instance. Allow it (chmod a+x), or set {dir} to another place."
                 % (closed, answer["run_as"]["name"])
             )
     if present and asked["tls"]:
@@ -344,10 +400,11 @@ def main():
                     digest.update(file.read())
             except OSError as exc:
                 problems.append(
-                    "redis_instances_tls: %s cannot be read on this host (%s). Put the file there, or name another."
-                    % (key, exc)
+                    "{tls}: %s cannot be read on this host (%s). Put the file there, or name another." % (key, exc)
                 )
         answer["tls_sha"] = digest.hexdigest()
+    if present and answer["server"] and (asked.get("source") or {}).get("payload_version"):
+        check_payload(asked, answer["server"], problems)
     found = containers([one["name"] for one in asked["instances"]])
     for one in asked["instances"]:
         home = os.path.join(directory, one["name"])
@@ -361,13 +418,13 @@ def main():
         elif present:
             if seen["backend"] not in ("", asked["backend"]):
                 problems.append(
-                    "%s: it runs here already with backend %s, and redis_instances_backend is %s. Set that back, or remove the instance first."
+                    "%s: it runs here already with backend %s, and {backend} is %s. Set that back, or remove the instance first."
                     % (where, seen["backend"], asked["backend"])
                 )
             listens = "%s:%s" % (one["address"], one["port"])
             seen["bind"] = check_listen(one, seen["alive"] and seen["applied"].get("listen") == listens, problems)
         answer["instances"][one["name"]] = seen
-    answer["problems"] = problems
+    answer["problems"] = [named(problem, asked.get("called") or {}) for problem in problems]
     print(json.dumps(answer))
 
 

@@ -74,6 +74,8 @@ def test_everything_may_be_text() -> None:
         "min_hit_rate": '{"cache": "85%"}',
         "big_key_bytes": "1048576",
         "max_latency_ms": "2",
+        "rehearse": "true",
+        "pause_max_seconds": "1.5",
     }
     found = phases.options(given, planned())
     assert found["watch_seconds"] == 60
@@ -82,6 +84,7 @@ def test_everything_may_be_text() -> None:
     assert found["accept_loss"] == ["cache", "sessions"]
     assert found["min_hit_rate"] == {"cache": 0.85}
     assert (found["big_key_bytes"], found["max_latency_ms"]) == (1 << 20, 2)
+    assert (found["rehearse"], found["pause_max_seconds"]) == (True, 1.5)
 
 
 @pytest.mark.parametrize(
@@ -155,6 +158,47 @@ def test_an_empty_database_warns_until_it_has_moved() -> None:
 def test_a_database_without_a_purpose_warns() -> None:
     (said,) = phases.source_problems(planned(), facts(db3={"keys": 7}))["warn"]
     assert "Database 3" in said and "7 keys" in said
+
+
+def test_foreign_keys_in_an_instance_are_refused() -> None:
+    there = {"state": "planned", "mark": None, "keys_target": 3, "keys_source": 900}
+    (said,) = phases.source_problems(planned(), facts(), {"cache": there})["refuse"]
+    for word in ("redis_split_purposes, cache", "10.0.0.6:6381", "3 keys that are not ours", "another port"):
+        assert word in said
+    for more in (
+        {"mark": "copying"},
+        {"state": "copied"},
+        {"keys_target": None},
+        {"keys_target": 0},
+        {"keys_target": 900},
+    ):
+        assert phases.source_problems(planned(), facts(), {"cache": {**there, **more}})["refuse"] == []
+
+
+def test_an_address_that_an_application_cannot_reach() -> None:
+    refused = {
+        "msg": "10.0.0.6:6382 cannot be reached (Error 111 connecting to 10.0.0.6:6382. Connection refused.). Check."
+    }
+    shut = {"msg": "10.0.0.6:6380 refuses the login of user default (NOAUTH Authentication required.). Check."}
+    tls = {"msg": "10.0.0.6:6380 cannot be reached (Connection closed by server.). Check."}
+    for fine in (refused, shut, tls, {"databases": []}):
+        assert phases.unreachable(planned(), "web1", [fine] * 3) == []
+    for said, why in (
+        (
+            "cannot be reached (Error -2 connecting to x:6380. Name or service not known.). Check",
+            "Name or service not known",
+        ),
+        ("cannot be reached (Error 113 connecting to x:6380. No route to host.). Check", "No route to host"),
+        ("did not answer within 5.0 s. Check that the server is not blocked", "no answer"),
+    ):
+        (found,) = phases.unreachable(planned(), "web1", [{}, {"msg": f"x:6380 {said}"}, {}])
+        for word in (
+            "redis_split_purposes, pipeline",
+            "web1 cannot reach its address",
+            f"({why})",
+            "Give the purpose an address",
+        ):
+            assert word in found
 
 
 def test_memory_that_does_not_suffice() -> None:
@@ -258,12 +302,23 @@ def test_what_the_shared_server_lacks() -> None:
 # -- what is said -----------------------------------------------------------------------------------------------------
 
 
+def test_a_mirror_that_counts_as_a_replica_is_told() -> None:
+    watched = {"clients": {"connections": 1, "seen": [{"name": "sentinel-1234abcd-cmd"}]}}
+    found = facts(db0=watched)
+    found["server"]["min_replicas_to_write"] = 1
+    warned = " ".join(phases.source_problems(planned(), found)["warn"])
+    assert "takes writes with 1 replicas only" in warned and "Sentinels watch 10.0.0.5:6379" in warned
+    assert phases.source_problems(planned(strategy="copy"), found)["warn"] == []
+
+
 def test_the_announcement_says_what_where_how_long_and_the_way_back() -> None:
     apps = [
         {"name": "web", "files": [{"path": "/srv/.env", "set": {"A": "cache"}}], "restart": "systemctl restart web"}
     ]
-    the_plan = planned(apps=apps)
+    the_plan = planned(apps=apps, strategy="copy")
     order = ["audit", "provision", "sync", "verify", "cutover", "watch"]
+    live = "\n".join(telling.announcement(planned(apps=apps), order))
+    assert "refused during the cutover, some milliseconds, and then until each application has been restarted." in live
     text = "\n".join(telling.announcement(the_plan, order, run={"inventory": ["/etc/hosts.ini"]}))
     for word in (
         "database 10 of 10.0.0.5:6379 -> 10.0.0.6:6381 on redis1",
@@ -274,12 +329,20 @@ def test_the_announcement_says_what_where_how_long_and_the_way_back() -> None:
     ):
         assert word in text
     known = telling.announcement(the_plan, order, facts(db10={"keys": 400_000}))
-    assert any("about 12 s (estimated: 400200 keys" in line for line in known)
+    assert any("about 28 s (estimated: 400200 keys" in line for line in known)
     moved = {one["name"]: {"state": "cut_over"} for one in PURPOSES}
     assert any("not refused" in line for line in telling.announcement(the_plan, order, facts(), moved))
     assert "Check mode" in telling.announcement(the_plan, order, run={"check": True})[0]
     # a phase that refuses no writes says nothing about it
     assert not any("refused" in line for line in telling.announcement(the_plan, ["provision"]))
+
+
+def test_a_rehearsal_says_what_it_took() -> None:
+    result = {"purposes": {"cache": {}}, "fenced": ["web"], "write_refused_seconds": 0.0214}
+    assert telling.rehearsed({}, result) == [
+        "Rehearsed for cache: writes were refused for 21 ms (web). Nothing was switched over."
+    ]
+    assert "cut over already" in telling.rehearsed({}, {"purposes": {}})[0]
 
 
 def test_a_plan_is_suggested() -> None:

@@ -103,7 +103,7 @@ def test_the_worked_example():
     }
     assert cache["settings"]["maxmemory"] == str(2 << 30)
     assert cache["settings"]["maxmemory-policy"] == "allkeys-lru"
-    assert (found["strategy"], found["backend"], found["until"]) == ("copy", "compose", "watch")
+    assert (found["strategy"], found["backend"], found["until"]) == ("live", "compose", "watch")
     assert (found["retire"], found["tls"]) == ([], {})
     assert found["apps"][0]["hosts"] == ["web1"] and found["apps"][0]["restart"] == "systemctl restart web"
 
@@ -184,6 +184,7 @@ def test_where_an_instance_listens_by_default(known, wanted):
         (purposes(1, name="sessions"), ["both called sessions", "its own name"]),
         (purposes(1, name="Job-Queue"), ["redis_split_purposes, Job-Queue", "lower-case", "for example job_queue"]),
         (purposes(1, name="2nd"), ["for example purpose_2nd"]),
+        (purposes(1, name="jobs\n"), ["lower-case", "for example jobs"]),
         (purposes(1, name=""), ["entry 2", "name missing"]),
         (purposes(1, name="untangle"), ["has a user of that name already"]),
         (purposes(1, profile="jobs"), ["pipeline", "no profile 'jobs'", "queue, cache, sessions"]),

@@ -186,9 +186,9 @@ def test_lines_quote_what_is_one_word_and_split_what_is_several():
     ]
 
 
-def test_users_have_hashes_and_default_has_nothing():
+def test_users_have_hashes_and_nobody_is_default():
     lines = profiles.acl_lines("web", "cache", HASHES, (7, 0), "+config|get")
-    assert lines[0] == "user default off resetkeys resetchannels -@all"
+    assert lines[0] == "user default off resetpass ~* &* +@all"
     assert lines[1].startswith("user web on #%s ~* &* +@all -@admin -@dangerous " % HASHES["app"])
     assert lines[1].endswith("+flushdb +config|get")
     assert lines[2] == "user untangle on #%s ~* &* +@all" % HASHES["admin"]
