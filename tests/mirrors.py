@@ -44,6 +44,14 @@ def until_raised(mirror: Mirror, seconds: float = 10) -> None:
         mirror.step()
 
 
+def until_it_holds(mirror: Mirror, holds: Callable[[], Any], seconds: float = 30) -> Any:
+    """Follow until something is so."""
+    end = time.monotonic() + seconds
+    while not holds() and time.monotonic() < end:
+        mirror.step()
+    return holds()
+
+
 def until(holds: Callable[[], Any], seconds: float = 30) -> Any:
     end = time.monotonic() + seconds
     while not holds() and time.monotonic() < end:

@@ -282,6 +282,9 @@ class Site:
         impatient: threading.Timer | None = None
         for line in _lines(screen):
             lines.append(line)
+            if impatient and "Exception ignored in" in line:
+                # Python was in a place where it can end nothing.
+                end()
             if until is not None and until in line:
                 until = None
                 end()

@@ -145,8 +145,14 @@ class Rig:
         return engine.compare.Comparer(self.engine_source(route.database), route.open(), **options).run()
 
     def standing(self) -> str:
-        route = self.routes[0]
-        return engine.route.standing(self.engine_source(), route.open(), route, self.state)
+        return self.standings()[0]
+
+    def standings(self) -> list[str]:
+        """Where each purpose stands."""
+        return [
+            engine.route.standing(self.engine_source(route.database), route.open(), route, self.state)
+            for route in self.routes
+        ]
 
     # -- what it left ---------------------------------------------------------------------------------------------
 
@@ -214,14 +220,15 @@ def killed(path: str, work: Callable[[], Any], nth: int = 1, after: bool = False
 
 def killed_apart(rig: Rig, work: str, path: str, nth: int = 1, after: bool = False, **options: Any) -> None:
     """The same in an interpreter of its own, for tests with threads, which a fork would tear apart."""
-    engine_ = apart(rig, work, path, nth, after, 0, options)
-    _said, text = engine_.communicate()
-    assert engine_.returncode == -signal.SIGKILL, text
+    process = apart(rig, work, path, nth, after, 0, options)
+    _said, text = process.communicate()
+    assert process.returncode == -signal.SIGKILL, text
 
 
 def apart(
     rig: Rig, work: str, path: str, nth: int, after: bool, victim: int, options: dict[str, Any]
 ) -> subprocess.Popen[str]:
+    """This work in an interpreter of its own, which kills itself, or the process `victim`, at that call."""
     spec = {
         "login": rig.login,
         "routes": [dataclasses.asdict(route) for route in rig.routes],

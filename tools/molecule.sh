@@ -14,7 +14,7 @@ docker info >/dev/null 2>&1 || { echo "molecule: no Docker engine answers $(id -
 [ $# -gt 0 ] || mapfile -t < <(for f in molecule/*/molecule.yml; do [ ! -e "$f" ] || basename "$(dirname "$f")"; done)
 [ $# -gt 0 ] || set -- "${MAPFILE[@]}"
 [ $# -gt 0 ] || { echo "molecule: no scenarios" >&2; exit 1; }
-# Side by side, since they mostly wait; what one prints is shown when it has ended.
+# Side by side, since they mostly wait. Only of one that failed is shown what it printed.
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 for scenario in "$@"; do
@@ -23,8 +23,7 @@ done
 wait
 rc=0
 for scenario in "$@"; do
-    cat "$logs/$scenario"
-    [ "$(cat "$logs/$scenario.end")" = ok ] || rc=1
+    [ "$(cat "$logs/$scenario.end")" = ok ] || { cat "$logs/$scenario"; rc=1; }
 done
 for scenario in "$@"; do echo "molecule: $scenario $(cat "$logs/$scenario.end")"; done
 echo "molecule: took ${SECONDS}s"

@@ -57,8 +57,8 @@ def everywhere(fault: str) -> list[Step]:
     return steps[::2] if fault == "big_keys" else steps
 
 
-def run(steps: Sequence[Step], version: str, seed: int, big: int = 30 * MEGABYTE) -> str:
-    """Raises Violation with the whole story. Returns what was done."""
+def run(steps: Sequence[Step], version: str, seed: int, again: str, big: int = 30 * MEGABYTE) -> str:
+    """Raises Violation with the whole story, and with `again`, which runs it alone. Returns what was done."""
     with tempfile.TemporaryDirectory(prefix="ut-faults-") as directory:
         world = World(version, seed, Path(directory), big)
         try:
@@ -77,7 +77,7 @@ def run(steps: Sequence[Step], version: str, seed: int, big: int = 30 * MEGABYTE
                 time.monotonic() - world.began,
             )
         except BaseException as exc:
-            raise Violation("%s\nTo run it alone: UNTANGLE_SEED=%d\n%s" % (exc, seed, world.story())) from exc
+            raise Violation("%s\nTo run it alone: %s\n%s" % (exc, again, world.story())) from exc
         finally:
             world.close()
 

@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,9 @@ import cores
 import pytest
 import redis
 import yaml
+from machine import docker, eventually, machine_with_systemd, needs_docker
 
 import servers
-from ansible_collections.njoy.untangle.plugins.action.redis_migrate import client_archives
 from ansible_collections.njoy.untangle.plugins.module_utils import plan, profiles
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,11 +56,6 @@ PLAY = """
 """
 
 
-def docker(*words: str) -> str:
-    return subprocess.run(["docker", *words], capture_output=True, text=True, check=False).stdout
-
-
-needs_docker = pytest.mark.skipif(not docker("info", "-f", "{{.ID}}"), reason="no Docker engine: run `make testbed`")
 # each plays a playbook five to nine times
 slow = pytest.mark.timeout(900)
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="files are given away to the servers' users by root alone")
@@ -206,19 +201,6 @@ def site(request: pytest.FixtureRequest) -> Iterator[Any]:
     yield make
     for one in made:
         one.close()
-
-
-def eventually(check: Any, seconds: float = 15) -> Any:
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            value = check()
-            if value:
-                return value
-        except (redis.RedisError, OSError, AssertionError):
-            pass
-        assert time.monotonic() < until, "it did not come true"
-        time.sleep(0.1)
 
 
 def refuses(client: redis.Redis, *words: str) -> bool:
@@ -432,7 +414,7 @@ def test_ordinary_user_and_what_is_refused(site: Any) -> None:
 @needs_root
 def test_ordinary_user_in_a_container(site: Any) -> None:
     """Who may use the engine but is not root: the container runs as that user, whatever the image's own user is."""
-    here = site("compose", redis_instances_image="valkey/valkey:9.1")
+    here = site("compose", redis_instances_image="valkey/valkey:8.1")
     here.purposes.pop()
     here.inventory += (
         " ansible_become=true ansible_become_method=su ansible_become_user=nobody"
@@ -472,7 +454,10 @@ def test_ordinary_user_in_a_container(site: Any) -> None:
         ),
         ({"instances": [["a", "192.0.2.7", 7000]]}, "purpose a: address 192.0.2.7 is not an address of this host"),
         ({"dir": "{barred}/x"}, "does not let user redis through to its instance. Allow it (chmod a+x)"),
-        ({"backend": "compose", "image": "debian:12"}, "the image debian:12 holds no redis-server or valkey-server"),
+        (
+            {"backend": "compose", "image": "debian:bookworm-slim"},
+            "the image debian:bookworm-slim holds no redis-server or valkey-server",
+        ),
         ({"backend": "compose", "DOCKER_HOST": "tcp://127.0.0.1:1"}, "the Docker engine does not answer"),
     ],
 )
@@ -505,41 +490,6 @@ def ask(directory: Path, **question: Any) -> dict[str, Any]:
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
-
-
-SYSTEMD = """
-FROM njoy/managed-host
-RUN apt-get update && apt-get install -y --no-install-recommends systemd systemd-sysv redis-server \\
- && systemctl mask redis-server
-ENTRYPOINT []
-CMD ["/sbin/init"]
-"""
-
-
-@contextlib.contextmanager
-def machine_with_systemd(name: str) -> Iterator[Callable[..., str]]:
-    """A container in which systemd is PID 1, as a function that runs commands there."""
-    built = subprocess.run(
-        ["docker", "build", "-q", "-t", "untangle-test-systemd", "-"],
-        input=SYSTEMD,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert built.returncode == 0, built.stderr
-
-    def there(*words: str) -> str:
-        return docker("exec", name, *words).strip()
-
-    docker("run", "-d", "--name", name, "--cap-add=SYS_ADMIN", "--security-opt=seccomp=unconfined",
-           "--security-opt=apparmor=unconfined", "--tmpfs=/run", "--tmpfs=/run/lock",
-           "--volume=/sys/fs/cgroup/systemd:/sys/fs/cgroup/systemd:rw", "untangle-test-systemd")  # fmt: skip
-    try:
-        if not eventually(lambda: there("systemctl", "is-system-running") in ("running", "degraded", "starting")):
-            pytest.skip("systemd does not start in a container here")
-        yield there
-    finally:
-        docker("rm", "-fv", name)
 
 
 @slow
@@ -575,78 +525,6 @@ def test_systemd(site: Any) -> None:
         assert f"/etc/systemd/system/{unit}.service" in out
         assert unit not in there("systemctl", "list-units", "--all") and not there("pidof", "redis-server")
         assert there("find", "/var/lib/untangle", "/etc/systemd/system", "-name", f"*{here.queue}*") == ""
-
-
-CALL = """
-import json, sys
-from ansible_collections.njoy.untangle.plugins.module_utils.engine import jobs
-kind, options = sys.argv[1], json.loads(sys.argv[2])
-if kind == "end":
-    print(json.dumps(jobs.stop(options["state_dir"])))
-else:
-    print(json.dumps(jobs.call({"wait": None, "by": "a test"}, kind, options, sys.argv[3:])))
-"""
-
-
-@slow
-@needs_docker
-def test_a_mirror_that_is_killed_is_started_again(tmp_path: Path) -> None:
-    """Where systemd is PID 1 a mirror is a unit: killed it comes back by itself, stopped it does not, and nothing of it is left."""
-    code = tmp_path / "opt" / "code"
-    part = "ansible_collections/njoy/untangle/plugins/module_utils"
-    here = Path(plan.__file__).parent
-    shutil.copytree(here, code / part, ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "opt" / "lib").mkdir()
-    for archive in client_archives():
-        shutil.copy(archive, tmp_path / "opt" / "lib")
-    libraries = ["/opt/lib/" + path.name for path in (tmp_path / "opt" / "lib").iterdir()]
-    (tmp_path / "opt" / "call.py").write_text(CALL)
-    name = f"untangle-mirror-{os.getpid()}"
-    options = {
-        "source": {"host": "127.0.0.1", "port": 7001},
-        "routes": [{"purpose": "cache", "database": 5, "target": {"host": "127.0.0.1", "port": 7002}}],
-        "state_dir": "/var/lib/untangle",
-    }
-    with machine_with_systemd(name) as there:
-        docker("cp", str(tmp_path / "opt") + "/.", f"{name}:/opt")
-        for port in ("7001", "7002"):
-            there("redis-server", "--port", port, "--daemonize", "yes", "--save", "", "--repl-diskless-sync-delay", "0")
-
-        def call(kind: str) -> Any:
-            where = "PYTHONPATH=" + ":".join(["/opt/code", *libraries])
-            said = there("env", where, "python3", "/opt/call.py", kind, json.dumps(options), *libraries)
-            return json.loads(said.splitlines()[-1])
-
-        def get(port: str, database: str, *words: str) -> str:
-            return there("redis-cli", "-p", port, "-n", database, *words)
-
-        def job() -> dict[str, Any]:
-            (found,) = there("sh", "-c", "cat /var/lib/untangle/jobs/*mirrored*/job.json").splitlines()
-            return json.loads(found)
-
-        eventually(lambda: get("7002", "0", "PING") == "PONG")
-        get("7001", "5", "SET", "a", "1")
-        answer = call("mirrored")
-        assert answer.get("changed"), (answer, there("sh", "-c", "cat /var/lib/untangle/jobs/*/log"))
-        first = job()
-        assert there("systemctl", "is-active", first["unit"]) == "active"
-        assert there("find", "/var/lib/untangle", "-name", "spec.json") == ""
-        there("kill", "-9", str(first["pid"]))
-        get("7001", "5", "SET", "b", "2")
-        eventually(lambda: get("7002", "0", "GET", "b") == "2", 30)
-        assert job()["pid"] != first["pid"]
-        assert not call("mirrored")["changed"]
-        assert call("cut_over")["changed"]
-        get("7002", "0", "SET", "c", "3")
-        eventually(lambda: get("7001", "5", "GET", "c") == "3", 30)
-        # the way back too
-        second = job()
-        there("kill", "-9", str(second["pid"]))
-        get("7002", "0", "SET", "d", "4")
-        eventually(lambda: get("7001", "5", "GET", "d") == "4", 30)
-        assert call("end") and there("systemctl", "is-active", first["unit"]) == "inactive"
-        time.sleep(2)
-        assert there("sh", "-c", "ls -d /run/untangle* ; pgrep -f engine[.]job") == ""
 
 
 # -- what is rendered, on every server -------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def test_a_second_call_joins_the_job_that_runs(pair):
 def test_a_job_tells_how_far_it_is_and_how_long_it_will_take(pair):
     source, _target, options = pair
     fill(source.client(5), 150000)
-    job, seen = start(dict(options, max_latency_ms=0.4)), []
+    job, seen = start(dict(options, max_latency_ms=0.1)), []
     while (answer := jobs.poll(options["state_dir"], job)).get("running"):
         seen.append(answer["progress"])
         time.sleep(0.05)
@@ -99,7 +99,7 @@ def test_a_job_tells_how_far_it_is_and_how_long_it_will_take(pair):
     midway = [one for one in seen if 0 < one.get("keys", 0) < 150000]
     assert midway and {one["keys_total"] for one in midway} == {150000}
     # the first line knows of a single page
-    assert any(one["seconds_left"] > 0.5 for one in midway)
+    assert any(one["seconds_left"] > 0.2 for one in midway)
     assert all(one["rate"] > 0 and one["bytes"] > 0 for one in midway)
 
 
@@ -132,7 +132,9 @@ def test_killed_in_mid_copy_a_second_run_finishes(pair, after_keys):
         finish(options, job)
     # What goes away at the source meanwhile must not stay at the target.
     source.client(5).delete("k0", "k1", "k2")
-    assert jobs.call({}, "copied", options, None)["purposes"]["pipeline"]["state"] == "copied"
+    again = jobs.call({}, "copied", options, None)
+    assert not again.get("failed"), again["msg"]
+    assert again["purposes"]["pipeline"]["state"] == "copied"
     assert equal(source, target).summary()["kinds"] == {}
     assert target.client().dbsize() == source.client(5).dbsize() == 29997
     assert target.client().config_get("maxmemory")["maxmemory"] == "900000000"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import threading
 import time
 
@@ -15,6 +16,7 @@ import pytest
 import redis
 import rig as rigs
 from rig import Rig, killed
+from writers import app
 
 import servers
 from ansible_collections.njoy.untangle.plugins.module_utils.engine import marks
@@ -400,17 +402,26 @@ def engine_user(rig):
     return Server(marks.own_user(rig.engine_source(), "secret"), rig.database)
 
 
+WAITING = (
+    ("BLPOP", "queue", 20),
+    ("XREAD", "BLOCK", 20000, "STREAMS", "stream", "$"),
+    ("XREADGROUP", "GROUP", "g", "c", "BLOCK", 20000, "STREAMS", "stream", ">"),
+)
+
+
+@pytest.mark.parametrize("waiting", WAITING, ids=lambda words: words[0])
 @every_version
-def test_what_waits_is_cut_off_and_not_executed(split, version):
+def test_what_waits_is_cut_off_and_not_executed(split, version, waiting):
     rig = split(version, to="redis-7.0")
+    rig.old().xgroup_create("stream", "g", mkstream=True)
     rig.source.client().execute_command("ACL", "SETUSER", "app", "on", ">x", "~*", "+@all")
     admin = engine_user(rig)
     outcome = []
 
     def wait():
-        client = rig.source.client(5, username="app", password="x")
+        client = app(rig.source, 5)
         try:
-            outcome.append(client.blpop("queue", 20))
+            outcome.append(client.execute_command(*waiting))
         except redis.RedisError as exc:
             outcome.append(exc)
 
@@ -423,11 +434,13 @@ def test_what_waits_is_cut_off_and_not_executed(split, version):
     marks.put(admin, ["app"])
     # what the way back writes is nobody else's
     admin.run("RPUSH", "queue", "job")
+    admin.run("XADD", "stream", "*", "f", "job")
     thread.join(10)
     assert (
         isinstance(outcome[0], redis.ConnectionError) or "NOPERM" in str(outcome[0]) or "permission" in str(outcome[0])
     )
     assert admin.run("LRANGE", "queue", 0, -1) == [b"job"]
+    assert rig.old().xpending("stream", "g")["pending"] == 0
     with pytest.raises(redis.RedisError):
         idle.set("a", 1)
     assert not admin.run("EXISTS", "a")
@@ -475,6 +488,17 @@ def test_who_is_fenced_and_who_cannot_be(split, version):
     with pytest.raises(UntangleError, match=r"cannot be fenced.*default \(databases 6 hold data\)"):
         marks.choose(source, {5})
     default.close()
+    # an application that connects for every page is on database 0 before it says which one it wants
+    with socket.create_connection((rig.source.host, rig.source.port)) as greeting:
+        greeting.sendall(b"AUTH app x\r\n")
+        assert greeting.recv(100) == b"+OK\r\n"
+        assert marks.choose(source, {5}) == ["app"]
+        greeting.sendall(b"GET k\r\n")
+        greeting.recv(100)
+        rig.source.client(0).set("stays", 1)
+        with pytest.raises(UntangleError, match=r"also work on databases that stay: app \(database 0\)"):
+            marks.choose(source, {5})
+    rig.source.client(0).flushdb()
     # what has moved already holds nobody back
     marks.set_moved(source, 6, "db6", "elsewhere:1", ["other"])
     assert marks.choose(source, {5}) == ["app", "both", "default", "other"]

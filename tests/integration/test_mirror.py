@@ -45,6 +45,16 @@ def test_a_database_and_what_is_written_to_it(split, version):
         assert rig.new().lrange("newer", 0, -1) == [b"a", b"b"]
 
 
+def test_a_target_that_is_known_by_an_ipv6_address(split):
+    rig = split()
+    rig.target.client().config_set("bind", "127.0.0.1 ::1")
+    rig.routes[0].target["host"] = "::1"
+    rig.old().set("k", 1)
+    with following(rig) as mirror:
+        in_step(rig, mirror)
+        assert rig.new().info("replication")["master_host"] == "::1"
+
+
 @each_version
 def test_what_the_target_refuses_is_found(split, version):
     """Nothing is answered on a link: the target counts, and what other clients do wrong there is not its business."""

@@ -57,6 +57,7 @@ class Follower:
         self.everything = True
         self.away: str | None = None
         self.brought = 0
+        self._older = False
         self._anew = True
         self._retry = self._round = self._acknowledged = 0.0
         self._dialect = commands.dialect(self.new.flavour, self.new.version, True)
@@ -168,6 +169,7 @@ class Follower:
     def _bring(self, count: int) -> None:
         """The oldest ``count`` dirty keys. They stay dirty until they have been brought."""
         comparer = Comparer(self.new, self.old, self.limits, repair=True)
+        comparer.older = self._older
         while count > 0 and self.dirty and not self.everything:
             batch = [key for key, _n in zip(self.dirty, range(min(count, _BATCH)))]
             count -= len(batch)
@@ -180,6 +182,7 @@ class Follower:
             except BaseException:
                 self.dirty.update(dict.fromkeys(batch))
                 raise
+            self._older = comparer.older
             self.brought += len(batch)
             self.read()
 

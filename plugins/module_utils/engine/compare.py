@@ -151,7 +151,8 @@ class Comparer:
         #: The states in which the source was seen since its keys are suspected.
         self._held: dict[bytes, set[State]] = {}
         self._big: set[bytes] = set()
-        self._older = False
+        #: Whether the target refuses the source's payloads.
+        self.older = False
 
     def run(self) -> Result:
         began = time.monotonic()
@@ -321,21 +322,19 @@ class Comparer:
 
     def bring(self, keys: t.Sequence[bytes]) -> None:
         """Make the target's copy of these keys what the source holds, or take them away."""
-        rest = list(keys)
-        if not self._older:
-            try:
-                rest = self._send(keys)
-            except TooOld:
-                # On the way back to an older server: it refuses payloads, but not commands.
-                self._older = True
+        try:
+            rest = self._send_values(keys) if self.older else self._send(keys)
+        except TooOld:
+            # On the way back to an older server: it refuses payloads, but not commands.
+            self.older = True
+            rest = self._send_values(keys)
         gone = []
         for key in rest:
             sent = values.copy_in_chunks(self.source, key, self.target)
             self.result.bytes_sent += sent or 0
             if sent is None and values.kind(self.source, key) == "none":
                 gone.append(key)
-        for start in range(0, len(gone), 500):
-            self.target.run("UNLINK", *gone[start : start + 500])
+        self._take_away(gone)
         self.result.repaired += len(keys)
 
     def _send(self, keys: t.Sequence[bytes]) -> list[bytes]:
@@ -352,14 +351,40 @@ class Comparer:
             reader.close()
             writer.close()
             self.result.bytes_sent += writer.bytes
-        lost = sorted(gone.difference(big))
-        for start in range(0, len(lost), 500):
-            self.target.run("UNLINK", *lost[start : start + 500])
+        self._take_away(sorted(gone.difference(big)))
         return big
+
+    def _send_values(self, keys: t.Sequence[bytes]) -> list[bytes]:
+        """The same by commands. Returns the names of keys that no single command makes."""
+        reader = Reader(self.source, self.limits, "values")
+        gone, rest = set(keys), list[bytes]()
+        try:
+            if reader.sha is None:
+                return list(keys)
+            for page in reader.named_pages(keys):
+                todo = list[tuple[t.Any, ...]]()
+                for key, (kind, items), at in page.values:
+                    made = values.commands(key, kind, items, at)
+                    if made:
+                        todo += made
+                        gone.discard(key)
+                        self.result.bytes_sent += sum(map(len, items))
+                    else:
+                        rest.append(key)
+                self.target.batch(todo)
+                rest += page.big
+        finally:
+            reader.close()
+        self._take_away(sorted(gone.difference(rest)))
+        return rest
+
+    def _take_away(self, keys: t.Sequence[bytes]) -> None:
+        for start in range(0, len(keys), 500):
+            self.target.run("UNLINK", *keys[start : start + 500])
 
     def _mend_whole(self, keys: t.Sequence[bytes]) -> None:
         """What chunks cannot say goes as a whole, however big."""
-        if self._older:
+        if self.older:
             return
         reader, writer = Reader(self.source, dataclasses.replace(self.limits, big_key_bytes=0)), Writer(self.target)
         try:

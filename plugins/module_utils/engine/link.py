@@ -100,7 +100,8 @@ class Link:
         )
         user, secret = "untangle-link", secrets.token_hex(24)
         tls = certificate(self.target)
-        with socket.create_server(("", 0), family=socket.AF_INET) as listener:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server(("", 0), family=family) as listener:
             port = listener.getsockname()[1]
             for name, value in (("masteruser", user), ("masterauth", secret)):
                 self.target.run("CONFIG", "SET", name, value)

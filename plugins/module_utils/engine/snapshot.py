@@ -19,7 +19,7 @@ from .. import connection
 from .server import Server
 
 # ARGV: cursor ("" = only the keys named), keys per SCAN, bytes per page, microseconds per page, big_key_bytes, pattern,
-# database, what (copy | dump | digest | meaning | exists), keys per page at most, whether all keys so far were strings, then key
+# database, what (copy | dump | values | digest | meaning | exists), keys per page at most, whether all keys so far were strings, then key
 # names, which come before the scan.
 #
 # Order matters for speed: one reply item per key and value, expiry only for keys that have one, and no expiry is asked at
@@ -33,6 +33,8 @@ from .server import Server
 # own is put together in it, the rest by the digests of its parts: Lua's comparison of names would follow the server's locale.
 # From 7.2 on TIME stands still inside a script: where there is os.clock, that one runs; where there is neither, the number of
 # keys in a page follows the time that the page before took, as seen from outside (the script's TIME and one right behind it).
+# "values" are types and items instead of payloads, for a server that is too old for these: streams and hashes with fields that
+# expire go as big keys do.
 # Lua's numbers are doubles: an expiry beyond 2^53 (somebody's "never") is not exact in them, and goes as a big key does.
 _BODY = r"""
 local cursor, count, limit, budget, big = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -48,8 +50,9 @@ end
 local began = clock()
 local out, ttls, plain, ends, left, bigs, n, d, bytes = {}, {}, {}, {}, {}, {}, 0, 0, 0
 local believed = strings
-local volatile = string.match(call('INFO', 'keyspace'), 'db' .. database .. ':keys=%d+,expires=(%d+)')
-volatile = volatile and volatile ~= '0'
+local about = string.match(call('INFO', 'keyspace'), 'db' .. database .. ':([^\r]*)') or ''
+local volatile = string.match(about, 'expires=[1-9]')
+local firm = not HPEXPIRETIME or string.match(about, 'subexpiry=0') or string.match(about, 'volatile_items=0')
 local function expiry(key)
   if PEXPIRETIME then return call('PEXPIRETIME', key) end
   while true do
@@ -110,6 +113,17 @@ local function meaning(key)
   end
   return redis.sha1hex(kind .. ' ' .. table.concat(parts)), size
 end
+local function contents(key, kind)
+  local value, size = nil, 0
+  if kind == 'string' then value = {call('GET', key)}
+  elseif kind == 'list' then value = call('LRANGE', key, 0, -1)
+  elseif kind == 'set' then value = call('SMEMBERS', key)
+  elseif kind == 'zset' then value = call('ZRANGE', key, 0, -1, 'WITHSCORES')
+  elseif kind == 'hash' and firm then value = call('HGETALL', key)
+  else return nil end
+  for _, item in ipairs(value) do size = size + #item end
+  return {kind, value}, size
+end
 local function length(key)
   if not strings then return end
   local size = redis.pcall('STRLEN', key)
@@ -127,6 +141,12 @@ local function take(key)
     if size and size > big then bigs[#bigs + 1] = key return end
   end
   local payload, size
+  if what == 'values' then
+    local kind = call('TYPE', key).ok
+    if kind == 'none' then return end
+    payload, size = contents(key, kind)
+    if not payload then bigs[#bigs + 1] = key return end
+  end
   if what == 'meaning' then payload, size = meaning(key) end
   if not payload then
     payload = call('DUMP', key)
@@ -197,18 +217,21 @@ NAMES = 500
 
 
 Key = tuple[bytes, bytes, int]
+Value = tuple[bytes, list[bytes]]
 
 
 @dataclasses.dataclass
 class Page:
     """One page. ``keys``: (name, payload or digest, expiry in ms since the epoch or 0). ``big``: names only. ``offset``: its
-    watermark. ``strings``: like ``keys``, the values themselves instead of payloads (of a copy alone)."""
+    watermark. ``strings``: like ``keys``, the values themselves instead of payloads (of a copy alone). ``values``: type and items
+    instead of a payload, where these were asked for."""
 
     keys: list[Key]
     big: list[bytes]
     offset: int
     micros: int
     strings: list[Key] = dataclasses.field(default_factory=list)
+    values: list[tuple[bytes, Value, int]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass
@@ -221,7 +244,7 @@ class Limits:
     scan_count: int = 200
 
 
-def _keys(flat: list[bytes], ends: list[t.Any]) -> list[Key]:
+def _keys(flat: list[t.Any], ends: list[t.Any]) -> list[t.Any]:
     """Name, value, name, value... and the number of an entry, its expiry... as keys."""
     if not ends:
         return [(key, value, 0) for key, value in zip(flat[::2], flat[1::2])]
@@ -324,6 +347,8 @@ class Reader:
             self._most = max(16.0, min(100000.0, self._most))
         if self.what == "exists":
             return Page([(key, b"", 0) for key in out], big, int(offset), micros)
+        if self.what == "values":
+            return Page([], big, int(offset), micros, values=_keys(out, ttls))
         return Page(_keys(out, ttls), big, int(offset), micros, _keys(plain, ends))
 
     def pages(self) -> t.Iterator[Page]:

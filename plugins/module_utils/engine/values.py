@@ -275,6 +275,21 @@ def _pending(server: Server, key: bytes, group: bytes) -> t.Iterator[tuple[bytes
         start = _next_id(entry)
 
 
+#: What makes a value of its items.
+_PUT = {b"string": "SET", b"list": "RPUSH", b"set": "SADD", b"hash": "HSET", b"zset": "ZADD"}
+
+
+def commands(key: bytes, kind_: bytes, items: list[bytes], at: int) -> list[tuple[t.Any, ...]] | None:
+    """What makes a value of ``snapshot.Page.values`` anew, seen whole or not at all, or None where that takes chunks."""
+    if kind_ == b"zset":
+        members, scores = items[::2], items[1::2]
+        if b"-0" in scores:
+            return None
+        items = [word for pair in zip(scores, members) for word in pair]
+    ends: list[tuple[t.Any, ...]] = [("PEXPIREAT", key, at)] if at else []
+    return [("MULTI",), ("DEL", key), (_PUT[kind_], key, *items), *ends, ("EXEC",)]
+
+
 def copy_in_chunks(source: Server, key: bytes, target: Server, replace: bool = True) -> int | None:
     """Copy one big key by chunks of its type into a name of its own, then rename it over the key: seen whole or not at all.
 

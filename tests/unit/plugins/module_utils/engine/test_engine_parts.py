@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import socket
+import types
 
 import pytest
 
-from ansible_collections.njoy.untangle.plugins.module_utils.engine import compare, route, target, values
+from ansible_collections.njoy.untangle.plugins.module_utils.engine import compare, link, route, target, values
 from ansible_collections.njoy.untangle.plugins.module_utils.errors import UntangleError
 
 
@@ -152,3 +153,14 @@ def test_a_refused_key_stops_the_writer(replies, sentence):
 def test_a_target_that_is_too_old_is_told_apart():
     with pytest.raises(target.TooOld, match="use a target that is at least as new"):
         written(b"-ERR DUMP payload version or checksum are wrong\r\n" * 3)
+
+
+def test_an_engine_without_a_certificate_says_so():
+    options = {"tls": True, "tls_cert_file": "/nowhere/cert.pem", "tls_key_file": "/nowhere/key.pem"}
+    instance = types.SimpleNamespace(options=options, address="192.0.2.1:6380")
+    with pytest.raises(
+        UntangleError, match=r"192.0.2.1:6380 .* no certificate to show: /nowhere/cert.pem.*redis_split_tls"
+    ):
+        link.certificate(instance)
+    instance.options = {}
+    assert link.certificate(instance) is None

@@ -41,6 +41,17 @@ def test_facts_are_merged_and_every_run_leaves_a_line(tmp_path):
     assert os.listdir(split.directory) == ["split.json"]
 
 
+def test_two_who_write_at_once_lose_nothing_of_each_other(tmp_path):
+    """A mirror cuts over while somebody compares."""
+    program = "import sys; from {0} import state; [state.State(sys.argv[1]).update('w', sys.argv[2], {{sys.argv[2] + str(n): {{'n': n}}}}) for n in range(200)]"
+    words = [sys.executable, "-c", program.format(state.__package__), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    several = [subprocess.Popen([*words, name], env=environment) for name in "abc"]
+    assert [one.wait() for one in several] == [0, 0, 0]
+    data = state.State(str(tmp_path)).read()
+    assert len(data["purposes"]) == len(data["log"]) == 600
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     split = state.State(str(tmp_path))
     (tmp_path / "split.json").write_text('{"purposes": ')

@@ -1,0 +1,70 @@
+# Copyright (c) 2026, the njoy.untangle authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The Docker engine of this machine, and a container in which systemd is PID 1."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+
+def docker(*words: str) -> str:
+    return subprocess.run(["docker", *words], capture_output=True, text=True, check=False).stdout
+
+
+needs_docker = pytest.mark.skipif(not docker("info", "-f", "{{.ID}}"), reason="no Docker engine: run `make testbed`")
+
+
+def eventually(check: Any, seconds: float = 15) -> Any:
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            value = check()
+            if value:
+                return value
+        except (redis.RedisError, OSError, AssertionError):
+            pass
+        assert time.monotonic() < until, "it did not come true"
+        time.sleep(0.1)
+
+
+SYSTEMD = """
+FROM njoy/managed-host
+RUN apt-get update && apt-get install -y --no-install-recommends systemd systemd-sysv redis-server \\
+ && systemctl mask redis-server
+ENTRYPOINT []
+CMD ["/sbin/init"]
+"""
+
+
+@contextlib.contextmanager
+def machine_with_systemd(name: str) -> Iterator[Callable[..., str]]:
+    """A container in which systemd is PID 1, as a function that runs commands there."""
+    built = subprocess.run(
+        ["docker", "build", "-q", "-t", "untangle-test-systemd", "-"],
+        input=SYSTEMD,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+
+    def there(*words: str) -> str:
+        return docker("exec", name, *words).strip()
+
+    docker("run", "-d", "--name", name, "--cap-add=SYS_ADMIN", "--security-opt=seccomp=unconfined",
+           "--security-opt=apparmor=unconfined", "--tmpfs=/run", "--tmpfs=/run/lock",
+           "--volume=/sys/fs/cgroup/systemd:/sys/fs/cgroup/systemd:rw", "untangle-test-systemd")  # fmt: skip
+    try:
+        if not eventually(lambda: there("systemctl", "is-system-running") in ("running", "degraded", "starting")):
+            pytest.skip("systemd does not start in a container here")
+        yield there
+    finally:
+        docker("rm", "-fv", name)
