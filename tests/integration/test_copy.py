@@ -520,6 +520,17 @@ def test_a_target_too_old_is_named_before_anything_is_copied(split, version, to,
     assert before == (rig.memory(), rig.users(rig.target))
 
 
+def test_the_key_that_tries_the_data_format_is_never_seen(split):
+    """Whoever is killed beside it leaves nothing that a second run would take for somebody's."""
+    rig, seen = split(), []
+    rig.old().set("k", "v")
+    source, target, watching = rig.engine_source(), rig.routes[0].open(), rig.target.client()
+    with busy(lambda number: seen.append(watching.dbsize())):
+        for _ in range(300):
+            engine.route.canary(source, target, rig.routes[0])
+    assert len(seen) > 100 and set(seen) == {0}
+
+
 @main_versions
 def test_foreign_keys_are_refused_and_stay(split, version):
     rig = split(version)

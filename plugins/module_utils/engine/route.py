@@ -128,7 +128,8 @@ def canary(source: Server, target: Server, route: Route) -> None:
         return
     name = b"untangle:canary:" + os.urandom(8).hex().encode()
     try:
-        target.run("RESTORE", name, 60000, payload)
+        # At once: of a process that is killed between the two a key would stay, and look like somebody's.
+        target.batch([("MULTI",), ("RESTORE", name, 60000, payload), ("UNLINK", name), ("EXEC",)])
     except UntangleError as exc:
         if "payload version or checksum" in exc.message or "Bad data format" in exc.message:
             raise UntangleError(
@@ -139,8 +140,6 @@ def canary(source: Server, target: Server, route: Route) -> None:
             ) from exc  # fmt: skip
         if "maxmemory" not in exc.message:
             raise
-    finally:
-        target.run("UNLINK", name)
 
 
 @contextlib.contextmanager

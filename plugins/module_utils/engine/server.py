@@ -66,11 +66,15 @@ class Server:
         try:
             wire.send_packed_command(wire.pack_commands(commands))
             replies, failed = [], None
-            for _command in commands:
+            for command in commands:
                 try:
                     replies.append(wire.read_response(disable_decoding=True))
                 except redis.ResponseError as exc:
                     failed = failed or exc
+                else:
+                    # what fails within a transaction stands among its replies
+                    inner = replies[-1] if command[0] == "EXEC" else ()
+                    failed = failed or next((one for one in inner if isinstance(one, redis.ResponseError)), None)
             if failed:
                 raise failed
             return replies
