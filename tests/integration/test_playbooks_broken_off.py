@@ -252,7 +252,9 @@ def test_the_second_host_of_instances_fails() -> None:
     try:
         site.write_inventory(redis_split_hosts=["redis1", "redis2"])
         # an address that another host could reach; this machine's own, as both hosts are
-        there = site.docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}").strip()
+        site.docker("network", "create", f"there-{site.tag}")
+        form = "{{(index .IPAM.Config 0).Gateway}}"
+        there = site.docker("network", "inspect", f"there-{site.tag}", "--format", form).strip()
         site.variables["redis_split_purposes"][2].update(host="redis2", address=there)
         site.fill()
         in_the_way = site.state / "instances" / site.names["cache"] / "conf"
