@@ -531,6 +531,14 @@ def test_the_key_that_tries_the_data_format_is_never_seen(split):
     assert len(seen) > 100 and set(seen) == {0}
 
 
+def test_what_fails_within_a_transaction_is_raised(split):
+    rig = split()
+    rig.old().set("text", "v")
+    with pytest.raises(UntangleError, match="WRONGTYPE"):
+        rig.engine_source().batch([("MULTI",), ("LPUSH", "text", 1), ("SET", "after", 1), ("EXEC",)])
+    assert rig.old().get("after") == b"1"
+
+
 @main_versions
 def test_foreign_keys_are_refused_and_stay(split, version):
     rig = split(version)

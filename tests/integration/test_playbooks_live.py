@@ -70,6 +70,9 @@ def test_live_from_end_to_end() -> None:
         assert site.states() == {"mirrored"}
         assert len(mirrors(site)) == 1
         assert site.play("sync").changed == 0
+        site.play("status").says(
+            "to be dumped again", "behind, begun 1 times", "fed by replication up to offset", "of buffer at the source"
+        )
         site.play("cutover").says("refused during the cutover, some milliseconds")
         writer.join(20)
         assert not writer.is_alive() and len(acknowledged) > 100

@@ -364,13 +364,9 @@ class Comparer:
             for page in reader.named_pages(keys):
                 todo = list[tuple[t.Any, ...]]()
                 for key, (kind, items), at in page.values:
-                    made = values.commands(key, kind, items, at)
-                    if made:
-                        todo += made
-                        gone.discard(key)
-                        self.result.bytes_sent += sum(map(len, items))
-                    else:
-                        rest.append(key)
+                    todo += values.commands(key, kind, items, at)
+                    gone.discard(key)
+                    self.result.bytes_sent += sum(map(len, items))
                 self.target.batch(todo)
                 rest += page.big
         finally:

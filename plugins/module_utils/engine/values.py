@@ -279,13 +279,10 @@ def _pending(server: Server, key: bytes, group: bytes) -> t.Iterator[tuple[bytes
 _PUT = {b"string": "SET", b"list": "RPUSH", b"set": "SADD", b"hash": "HSET", b"zset": "ZADD"}
 
 
-def commands(key: bytes, kind_: bytes, items: list[bytes], at: int) -> list[tuple[t.Any, ...]] | None:
-    """What makes a value of ``snapshot.Page.values`` anew, seen whole or not at all, or None where that takes chunks."""
+def commands(key: bytes, kind_: bytes, items: list[bytes], at: int) -> list[tuple[t.Any, ...]]:
+    """What makes a value of ``snapshot.Page.values`` anew, seen whole or not at all."""
     if kind_ == b"zset":
-        members, scores = items[::2], items[1::2]
-        if b"-0" in scores:
-            return None
-        items = [word for pair in zip(scores, members) for word in pair]
+        items = [word for pair in zip(items[1::2], items[::2]) for word in pair]
     ends: list[tuple[t.Any, ...]] = [("PEXPIREAT", key, at)] if at else []
     return [("MULTI",), ("DEL", key), (_PUT[kind_], key, *items), *ends, ("EXEC",)]
 
