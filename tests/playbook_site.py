@@ -279,21 +279,24 @@ class Site:
         watcher = threading.Thread(target=self._watch, args=(done,), daemon=True)
         watcher.start()
         lines = []
-        impatient: threading.Timer | None = None
+        again: list[threading.Timer] = []
         for line in _lines(screen):
             lines.append(line)
-            if impatient and "Exception ignored in" in line:
-                # Python was in a place where it can end nothing.
-                end()
+            patience = 0.0
+            if again and "Exception ignored in" in line:
+                # Python was in a place where it can end nothing, as while it forks, and is there still.
+                patience = 0.3
             if until is not None and until in line:
                 until = None
                 end()
                 # Interrupted at a bad moment Ansible waits for ever for a worker that is gone; people press ctrl-C again.
-                impatient = threading.Timer(20, end)
-                impatient.start()
+                patience = 20.0
+            if patience:
+                again.append(threading.Timer(patience, end))
+                again[-1].start()
         code = process.wait()
-        if impatient:
-            impatient.cancel()
+        for timer in again:
+            timer.cancel()
         os.close(screen)
         done.set()
         watcher.join()
