@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import cores
 import pytest
 import redis
 
@@ -20,6 +24,23 @@ def docker(*words: str) -> str:
 
 
 needs_docker = pytest.mark.skipif(not docker("info", "-f", "{{.ID}}"), reason="no Docker engine: run `make testbed`")
+
+
+def module(name: str, *words: str, **arguments: Any) -> dict[str, Any]:
+    """What one of our modules answers on this machine."""
+    asked = ["-m", f"njoy.untangle.{name}", "-a", json.dumps(arguments), *words]
+    command = [str(cores.ansible_playbook().with_name("ansible")), "-i", "localhost,", "-c", "local", "all", *asked]
+    env = {
+        **os.environ,
+        "ANSIBLE_COLLECTIONS_PATH": str(Path(__file__).resolve().parents[1] / ".venv/collections"),
+        "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3",
+    }
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    _head, arrow, text = done.stdout.partition(" => ")
+    assert arrow, done.stdout + done.stderr
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def eventually(check: Any, seconds: float = 15) -> Any:

@@ -29,7 +29,7 @@ import cores
 import pytest
 import redis
 import yaml
-from machine import docker, eventually, machine_with_systemd, needs_docker
+from machine import docker, eventually, machine_with_systemd, module, needs_docker
 
 import servers
 from ansible_collections.njoy.untangle.plugins.module_utils import plan, profiles
@@ -355,6 +355,12 @@ def test_compose(site: Any) -> None:
         assert secret not in json.dumps(one) + (here.dir / here.queue / "compose.yaml").read_text()
     with pytest.raises((redis.ConnectionError, redis.AuthenticationError)):
         here.client(here.queue).ping()  # without TLS
+
+    # the benchmark finds nothing but what is excepted, and nobody has changed anything
+    judged = module("container_hardening_info", project=f"untangle-{here.queue}", directory=str(here.dir / here.queue))
+    checks = judged["containers"][0]["checks"]
+    assert judged["score"] == judged["out_of"] > 20, [check for check in checks if check["advice"]]
+    assert [check["check"] for check in checks if check["excepted"]] == ["5.15"] and judged["drift"] == []
 
     # a server that dies is started again, with what it had
     ids = here.run_ids(**tls)

@@ -1,0 +1,226 @@
+# Copyright (c) 2026, the njoy.untangle authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The role compose_stack by itself: releases that are recorded, put back when one fails, and gone back to."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cores
+import pytest
+from machine import docker, module, needs_docker
+
+pytestmark = [needs_docker, pytest.mark.timeout(900)]
+PLAY = """
+- name: A stack
+  hosts: here
+  gather_facts: false
+  tasks:
+    - name: Have it
+      ansible.builtin.include_role:
+        name: njoy.untangle.compose_stack
+"""
+COMPOSE = """
+name: {{ compose_stack_name }}
+services:
+  store:
+    image: {{ image }}
+    command: [redis-server, /etc/store/redis.conf]
+    volumes:
+      - {type: bind, source: ./store, target: /etc/store, read_only: true}
+      - {type: volume, source: data, target: /data}
+    healthcheck: &health {test: [CMD-SHELL, "{{ check }}"], interval: 1s, timeout: 2s, retries: 3}
+    labels: {config: "{{ config | ansible.builtin.hash('sha256') }}"}
+  other:
+    image: redis:7.0
+    command: [redis-server, --save, ""]
+    volumes: [{type: tmpfs, target: /data}]
+    healthcheck: {test: [CMD-SHELL, "redis-cli ping | grep -q PONG"], interval: 1s, timeout: 2s, retries: 3}
+volumes:
+  data: {}
+"""
+WELL = "redis-cli ping | grep -q PONG"
+
+
+class Stack:
+    def __init__(self) -> None:
+        self.top = Path(tempfile.mkdtemp(prefix="ut-stack-", dir="/tmp"))
+        self.top.chmod(0o711)
+        self.name = self.top.name.lower().replace("_", "x")
+        self.image = f"{self.name}:current"
+        docker("tag", "redis:7.0", self.image)
+        (self.top / "play.yml").write_text(PLAY)
+        (self.top / "hosts").write_text("here ansible_connection=local ansible_python_interpreter=/usr/bin/python3\n")
+        (self.top / "compose.yaml.j2").write_text(COMPOSE)
+        (self.top / "redis.conf.j2").write_text("{{ config }}\n")
+        self.variables: dict[str, Any] = {
+            "compose_stack_name": self.name,
+            "compose_stack_dir": str(self.top / "stack"),
+            "compose_stack_files": [
+                {"src": str(self.top / "compose.yaml.j2"), "dest": "compose.yaml"},
+                {"src": str(self.top / "redis.conf.j2"), "dest": "store/redis.conf"},
+            ],
+            "compose_stack_wait": 20,
+            "compose_stack_by": "a test",
+            "image": self.image,
+            "config": "save 1 1\ndir /data\nmaxclients 100",
+            "check": WELL,
+        }
+
+    def play(self, *words: str, ok: bool = True, **variables: Any) -> str:
+        env = {
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(Path(__file__).resolve().parents[2] / ".venv/collections"),
+            "ANSIBLE_HOME": str(self.top / "ansible"),
+            "ANSIBLE_NOCOLOR": "1",
+        }
+        given = json.dumps({**self.variables, **variables})
+        done = subprocess.run(
+            [str(cores.ansible_playbook()), "-i", "hosts", "play.yml", "-e", given, *words],
+            cwd=self.top, env=env, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode == 0) == ok, done.stdout[-5000:] + done.stderr
+        return done.stdout
+
+    def ids(self) -> dict[str, str]:
+        """Container by service."""
+        form = '{{.Label "com.docker.compose.service"}} {{.ID}}'
+        lines = docker("ps", "--filter", f"label=com.docker.compose.project={self.name}", "--format", form).splitlines()
+        return dict(line.split() for line in lines)
+
+    def redis(self, *words: str) -> str:
+        return docker("exec", self.ids()["store"], "redis-cli", *words).strip()
+
+    def releases(self) -> list[dict[str, Any]]:
+        found = (self.top / "stack/releases").glob("*.json")
+        return sorted((json.loads(path.read_text()) for path in found), key=lambda one: one["number"])
+
+    def close(self) -> None:
+        if left := docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={self.name}").split():
+            docker("rm", "-fv", *left)
+        docker("network", "rm", f"{self.name}_default")
+        docker("volume", "rm", f"{self.name}_data")
+        docker("image", "rm", self.image)
+        shutil.rmtree(self.top, ignore_errors=True)
+
+
+@pytest.fixture
+def stack() -> Iterator[Stack]:
+    made = Stack()
+    yield made
+    made.close()
+
+
+def test_releases(stack: Stack) -> None:
+    """Recorded, gone back to, and only what differs is made anew each time."""
+    stack.play()
+    first = stack.ids()
+    (release,) = stack.releases()
+    assert (release["number"], release["by"]) == (1, "a test") and set(release["services"]) == {"store", "other"}
+    assert release["services"]["store"]["image"] == stack.image
+    assert release["services"]["store"]["id"] == docker("image", "inspect", "-f", "{{.Id}}", "redis:7.0").strip()
+    assert set(release["files"]) == {"compose.yaml", "store/redis.conf"}
+    assert (stack.top / "stack/releases").stat().st_mode & 0o777 == 0o700
+    assert "changed=0" in stack.play() and stack.ids() == first and len(stack.releases()) == 1
+
+    assert stack.redis("SET", "kept", "yes") == "OK"
+    stack.variables["config"] = "save 1 1\ndir /data\nmaxclients 200"
+    said = stack.play("--check", "--diff")
+    assert "+maxclients 200" in said and stack.ids() == first and len(stack.releases()) == 1
+    stack.play()
+    second = stack.ids()
+    assert second["other"] == first["other"] and second["store"] != first["store"]
+    assert stack.redis("CONFIG", "GET", "maxclients").split() == ["maxclients", "200"]
+    assert len(stack.releases()) == 2
+
+    # the tag is swapped, as after a pull
+    docker("tag", "redis:8.0", stack.image)
+    stack.play()
+    assert stack.redis("INFO", "server").split("redis_version:")[1].startswith("8.0")
+    third = stack.ids()
+    assert third["other"] == first["other"] and len(stack.releases()) == 3
+    assert stack.redis("GET", "kept") == "yes"
+    # 7.0 could not read what 8.0 has saved: that is data, and no release
+    stack.redis("CONFIG", "SET", "save", "")
+    docker("run", "--rm", "-v", f"{stack.name}_data:/data", "--entrypoint", "rm", "redis:7.0", "-f", "/data/dump.rdb")
+
+    said = stack.play(compose_stack_state="rolled_back")
+    assert "is release 2 of" in said
+    assert stack.redis("INFO", "server").split("redis_version:")[1].startswith("7.0")
+    assert stack.redis("CONFIG", "GET", "maxclients").split() == ["maxclients", "200"]
+    said = stack.play("--check", compose_stack_state="rolled_back")
+    assert "would be release 1 of" in said and stack.redis("CONFIG", "GET", "maxclients").split()[1] == "200"
+    assert stack.redis("SET", "kept", "again") == "OK"
+    stack.play(compose_stack_state="rolled_back")
+    assert stack.redis("CONFIG", "GET", "maxclients").split() == ["maxclients", "100"]
+    assert stack.redis("GET", "kept") == "again" and stack.ids()["other"] == first["other"]
+    said = stack.play(ok=False, compose_stack_state="rolled_back")
+    assert "there is no release before the current one" in said
+    assert stack.redis("PING") == "PONG"
+
+    # the next deployment is a release of its own, and of all only the last ones are kept
+    stack.play(compose_stack_keep=2, image="redis:7.0")
+    assert [one["number"] for one in stack.releases()] == [3, 4]
+    assert sorted(path.name for path in (stack.top / "stack/releases").iterdir()) == ["3", "3.json", "4", "4.json"]
+    stack.play(compose_stack_state="absent", compose_stack_volumes=True)
+    assert stack.ids() == {} and list((stack.top / "stack").rglob("*.json")) == []
+
+
+BROKEN = [
+    ("an image that is nowhere", {"image": "127.0.0.1:1/no-such-image:1"}, "Error when processing store"),
+    ("a configuration that is refused", {"config": "maxmemory nonsense"}, "maxmemory nonsense"),
+    ("a service that does not become healthy", {"check": "redis-cli ping | grep -q NEVER"}, "unhealthy"),
+]
+
+
+@pytest.mark.parametrize(("variables", "reason"), [one[1:] for one in BROKEN], ids=[one[0] for one in BROKEN])
+def test_a_release_that_breaks_leaves_the_old_one_serving(stack: Stack, variables: dict[str, Any], reason: str) -> None:
+    """Within a minute, with its data."""
+    said = stack.play(ok=False, **variables)
+    assert reason in said and "There is no release to go back to" in said
+    stack.play()
+    assert stack.redis("SET", "kept", "yes") == "OK"
+    other = stack.ids()["other"]
+    began = time.monotonic()
+    said = stack.play(ok=False, **variables)
+    assert time.monotonic() - began < 60
+    assert reason in said and "Release 1 of" in said and "was put back and serves" in said
+    assert stack.redis("GET", "kept") == "yes" and stack.ids()["other"] == other
+    assert len(stack.releases()) == 1
+    assert "changed=0" in stack.play()
+
+
+def test_what_is_judged_and_what_drifts(stack: Stack) -> None:
+    stack.play()
+    asked = {"project": stack.name, "directory": stack.variables["compose_stack_dir"]}
+    found = module("container_hardening_info", **asked)
+    store = next(one for one in found["containers"] if one["service"] == "store")
+    failed = {one["check"] for one in store["checks"] if not one["passed"]}
+    # what nobody asked for in this stack
+    assert {"4.1", "5.4", "5.11", "5.12", "5.13", "5.26", "5.29"} <= failed and "5.27" not in failed
+    assert found["score"] < found["out_of"] and found["drift"] == []
+    # somebody gets in, somebody edits a file on the host, somebody starts another image
+    docker("exec", stack.ids()["store"], "sh", "-c", "echo x >> /etc/passwd; touch /data/data")
+    (stack.top / "stack/store/redis.conf").write_text("maxclients 300\n")
+    docker("stop", stack.ids()["other"])
+    drift = module("container_hardening_info", **asked)["drift"]
+    assert "store: /etc/passwd was changed inside the container" in drift
+    assert "file store/redis.conf differs from the release" in drift
+    assert not [line for line in drift if "/data" in line]
+    # the next deployment puts it right
+    stack.play()
+    docker("rm", "-f", stack.ids()["store"])
+    assert "service store is gone" in module("container_hardening_info", **asked)["drift"]
+    stack.play()
+    assert module("container_hardening_info", **asked)["drift"] == []
+    said = module("container_hardening_info", containers=["no-such-container"])
+    assert said.get("failed", True) and "no-such-container" in said["msg"]
