@@ -21,10 +21,10 @@ from ansible_collections.njoy.untangle.plugins.module_utils.errors import Untang
 
 
 @contextlib.contextmanager
-def following(rig: Any, **options: Any) -> Iterator[Mirror]:
+def following(rig: Any, wait: Callable[[float], None] = lambda seconds: None, **options: Any) -> Iterator[Mirror]:
     mirror = Mirror(rig.login, rig.routes, **options)
-    mirror.start()
     try:
+        mirror.start(wait)
         yield mirror
     finally:
         mirror.close()

@@ -17,7 +17,7 @@ import dataset
 import pytest
 import redis
 import rig as rigs
-from mirrors import following, in_step, program, until, until_raised
+from mirrors import following, in_step, program, until, until_it_holds, until_raised
 
 import servers
 from ansible_collections.njoy.untangle.plugins.module_utils.engine.link import Broken
@@ -69,6 +69,18 @@ def test_what_the_target_refuses_is_found(split, version):
         with pytest.raises(Broken, match="has refused a command"):
             mirror.catch_up(rig.engine_source().offset())
         mirror.mend()
+        in_step(rig, mirror)
+
+
+def test_what_the_target_refuses_is_found_without_a_cutover_too(split):
+    rig = split()
+    rig.old().set("string", "x")
+    with following(rig) as mirror:
+        in_step(rig, mirror)
+        (lane,) = mirror.lanes
+        lane.link.send(b"*3\r\n$5\r\nLPUSH\r\n$6\r\nstring\r\n$1\r\na\r\n")
+        assert until_it_holds(mirror, lambda: lane.lost) and "has refused a command" in lane.lost
+        assert until_it_holds(mirror, lambda: lane.starts == 2 and mirror.in_step())
         in_step(rig, mirror)
 
 

@@ -25,6 +25,8 @@ from .target import pack, pack_strings
 _BATCH = 500
 #: Seconds until a server that is away is tried again, and between two looks at a target that it is still what it was.
 AGAIN_SECONDS, CHECK_SECONDS = 1.0, 5.0
+#: A target that has not answered by then is not looked at.
+ANSWER_SECONDS = 1.0
 #: How often a big key that is written to all the while is put together from chunks, before it is dumped whole.
 _TRIES = 3
 #: What may wait for a target while a big key is sent to it, in bytes, and for how many seconds without any of it being taken.
@@ -146,7 +148,7 @@ class Lane:
         self._retry = time.monotonic() + AGAIN_SECONDS
         try:
             self.target = self.route.open()
-            demand_ours(self.target, self.route, self.mark)
+            demand_ours(self.source, self.target, self.route, self.mark)
             self.link = Link(self.target)
             self.begin()
         except (Away, Broken):
@@ -375,8 +377,14 @@ class Lane:
         # One that answers nothing would keep all of us waiting.
         if clock - checked > CHECK_SECONDS and self.link.acknowledged > acknowledged:
             self._checked = clock, self.link.acknowledged
-            with contextlib.suppress(Away):
-                self.link.check()
+            try:
+                if self.target.answers(ANSWER_SECONDS):
+                    self.link.check()
+            except Broken:
+                raise
+            except Away:
+                # The link itself says when it is gone.
+                pass
 
     @property
     def lag_seconds(self) -> float:
@@ -411,13 +419,17 @@ class Lane:
         self.link.close()
 
 
-def demand_ours(target: Server, route: Route, mark: t.Mapping[str, t.Any]) -> None:
+def demand_ours(source: Server, target: Server, route: Route, mark: t.Mapping[str, t.Any]) -> None:
     """Becoming a replica wipes a target: only where it is the one that we have filled, or holds nothing."""
     found = marks.read_target(target)
-    named = ("source", "database", "purpose", "engine")
-    same = found is not None and all(found.get(name) == mark.get(name) for name in named)
-    if (same and found and found.get("state") in ("copying", "mirrored")) or (found is None and not target.size()):
+    if found is None and not target.size():
         return
+    if found and found.get("state") in ("copying", "mirrored"):
+        same = all(found.get(name) == mark[name] for name in ("source", "database", "purpose"))
+        # Our name may not have been on its disk yet: then it comes back with that of an engine before us, or with none.
+        engine = str(found.get("engine"))
+        if same and (engine == mark["engine"] or not marks.follows(source, engine)):
+            return
     raise UntangleError(
         "%s: %s came back with %s, which is not this mirror's copy. Nothing of it was changed. Empty it, or give the purpose another "
         "port, then run sync again."

@@ -19,7 +19,7 @@ from .desk import Desk
 from .gate import BARRIER_SECONDS, Gate, choose_gate
 from .lane import Lane
 from .link import certificate, release
-from .mirror import OWNER, Mirror
+from .mirror import Mirror
 from .route import Route, canary, look, standing
 from .server import Server
 from .snapshot import Limits
@@ -110,7 +110,7 @@ def _refuse(source: Server, target: Server, route: Route, place: str) -> None:
     mark = marks.read_target(target) or {}
     role = target.info("replication")
     linked = str(role.get("role")) != "master" and role.get("master_link_status") == "up"
-    if linked or _follows(source, str(mark.get("engine"))):
+    if linked or marks.follows(source, str(mark.get("engine"))):
         raise UntangleError(
             "%s: %s is being filled by the engine on %s, for %s since %s. Stop that one (redis_migrate state: stopped there), or wait "
             "for it; nothing was changed."
@@ -141,15 +141,6 @@ def _refuse(source: Server, target: Server, route: Route, place: str) -> None:
         )
     if place == "planned":
         canary(source, target, route)
-
-
-def _follows(source: Server, engine: str) -> bool:
-    """Whether this engine has its feed at the source: its link to a target may be down for a moment."""
-    if not engine.startswith(OWNER):
-        return False
-    seen = source.info("replication")
-    replicas = [facts.get("ip") for name, facts in seen.items() if name.startswith("slave") and isinstance(facts, dict)]
-    return engine in replicas or any(one.get("name") == engine for one in source.clients())
 
 
 def _mark(source: Server, route: Route, state: str, **facts: t.Any) -> dict[str, t.Any]:

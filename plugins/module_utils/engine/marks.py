@@ -24,6 +24,8 @@ MOVED = _MOVED_PREFIX + "%d"
 _FENCE = "fence:"
 BEFORE_FENCE = ".before-fence"
 _OLD_MARK = "untangle.mark."
+#: How the name of every engine that mirrors begins.
+OWNER = "untangle-mirror-"
 
 
 # --- the mark on the target ---------------------------------------------------------------------------------------------
@@ -51,6 +53,15 @@ def read_target(target: Server) -> dict[str, t.Any] | None:
             if line.startswith("-- njoy.untangle: "):
                 return t.cast("dict[str, t.Any]", json.loads(line.split(": ", 1)[1]))
     return None
+
+
+def follows(source: Server, engine: str) -> bool:
+    """Whether this engine has its feed at the source: its link to a target may be down for a moment."""
+    if not engine.startswith(OWNER):
+        return False
+    seen = source.info("replication")
+    replicas = [facts.get("ip") for name, facts in seen.items() if name.startswith("slave") and isinstance(facts, dict)]
+    return engine in replicas or any(one.get("name") == engine for one in source.clients())
 
 
 def write_target(target: Server, facts: t.Mapping[str, t.Any], first: bool = False) -> None:

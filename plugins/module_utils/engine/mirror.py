@@ -20,7 +20,7 @@ import time
 import typing as t
 
 from ..errors import Away, UntangleError
-from . import commands
+from . import commands, marks
 from .feed import Feed, Lost, Unit
 from .hints import Hints
 from .lane import AGAIN_SECONDS, Lane
@@ -29,9 +29,6 @@ from .route import Route
 from .server import Server
 from .snapshot import Limits
 from .state import now
-
-#: How every engine's name begins.
-OWNER = "untangle-mirror-"
 
 
 class Mirror:
@@ -48,7 +45,12 @@ class Mirror:
     ):
         self.source = Server(source_options)
         #: Who fills these targets, as their marks say: under this name the feed is seen at the source as well.
-        self.owner = {"engine": OWNER + secrets.token_hex(4), "host": socket.gethostname(), "by": by, "since": now()}
+        self.owner = {
+            "engine": marks.OWNER + secrets.token_hex(4),
+            "host": socket.gethostname(),
+            "by": by,
+            "since": now(),
+        }
         self.feed: Feed | Hints = (Hints if feed == "notifications" else Feed)(self.source, self.owner["engine"])
         self._choice = feed
         #: Why it is not the feed that a replica gets.

@@ -83,6 +83,25 @@ class Server:
         finally:
             self.client.connection_pool.release(wire)
 
+    def answers(self, seconds: float) -> bool:
+        """Whether it answers within so many seconds. One that hangs would keep whoever asks it anything waiting for half a minute."""
+        import redis
+
+        wire, there = self.wire(), False
+        try:
+            wire.send_command("PING")
+            there = bool(wire.can_read(seconds))
+            if there:
+                wire.read_response()
+        except (redis.RedisError, OSError):
+            there = False
+        finally:
+            if there:
+                self.client.connection_pool.release(wire)
+            else:
+                self.drop(wire)
+        return there
+
     def has(self, command: str) -> bool:
         """Whether the server knows a command."""
         if command not in self._commands:
