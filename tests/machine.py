@@ -26,7 +26,7 @@ def docker(*words: str) -> str:
 needs_docker = pytest.mark.skipif(not docker("info", "-f", "{{.ID}}"), reason="no Docker engine: run `make testbed`")
 
 
-def module(name: str, *words: str, **arguments: Any) -> dict[str, Any]:
+def module(name: str, /, *words: str, **arguments: Any) -> dict[str, Any]:
     """What one of our modules answers on this machine."""
     asked = ["-m", f"njoy.untangle.{name}", "-a", json.dumps(arguments), *words]
     command = [str(cores.ansible_playbook().with_name("ansible")), "-i", "localhost,", "-c", "local", "all", *asked]

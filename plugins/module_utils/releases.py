@@ -18,9 +18,9 @@ import json
 import os
 import shutil
 import stat
-import subprocess
 import typing as t
 
+from .docker_cli import docker
 from .errors import UntangleError
 
 Facts = dict[str, t.Any]
@@ -28,19 +28,6 @@ Facts = dict[str, t.Any]
 
 def now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def docker(*words: str) -> str:
-    """What the engine's client says, or a sentence."""
-    try:
-        done = subprocess.run(["docker", *words], capture_output=True, text=True, timeout=600, check=False)
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        raise UntangleError(
-            "docker %s did not run (%s). Install Docker, or start its engine." % (words[0], exc)
-        ) from exc
-    if done.returncode:
-        raise UntangleError("docker %s failed: %s" % (" ".join(words[:2]), (done.stderr or done.stdout).strip()))
-    return done.stdout
 
 
 def containers(project: str) -> list[Facts]:

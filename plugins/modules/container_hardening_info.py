@@ -99,12 +99,12 @@ import json
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.njoy.untangle.plugins.module_utils.docker_cli import docker
 from ansible_collections.njoy.untangle.plugins.module_utils.errors import UntangleError
 from ansible_collections.njoy.untangle.plugins.module_utils.hardening import changed_files, judged
 from ansible_collections.njoy.untangle.plugins.module_utils.releases import (
     Releases,
     containers,
-    docker,
     service_of,
 )
 

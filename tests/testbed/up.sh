@@ -179,7 +179,7 @@ all_of() { # PID...: fails if one of them did
 
 images() {
     local pids=()
-    need mmdebstrap debian-archive-keyring
+    need mmdebstrap debian-archive-keyring docker-registry   # tests start a registry of their own
     base bookworm & pids+=($!)
     base trixie & pids+=($!)
     all_of "${pids[@]}" || die "base images are missing"
