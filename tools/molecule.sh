@@ -10,6 +10,8 @@ export ANSIBLE_HOME=$PWD/.cache/ansible-home
 mkdir -p "$ANSIBLE_HOME"
 # names of containers and networks, so that two runs side by side do not meet
 export UNTANGLE_RUN=-$$
+# ports of its own, below those that the kernel hands out
+export UNTANGLE_PORT=$((20000 + $$ * 4 % 12000))
 docker info >/dev/null 2>&1 || { echo "molecule: no Docker engine answers $(id -un). Run \`make testbed\`; an ordinary user must be in the group docker." >&2; exit 1; }
 [ $# -gt 0 ] || mapfile -t < <(for f in molecule/*/molecule.yml; do [ ! -e "$f" ] || basename "$(dirname "$f")"; done)
 [ $# -gt 0 ] || set -- "${MAPFILE[@]}"

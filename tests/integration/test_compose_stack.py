@@ -224,3 +224,148 @@ def test_what_is_judged_and_what_drifts(stack: Stack) -> None:
     assert module("container_hardening_info", **asked)["drift"] == []
     said = module("container_hardening_info", containers=["no-such-container"])
     assert said.get("failed", True) and "no-such-container" in said["msg"]
+
+
+SECRET = "a rather $ecret 'word'"
+BY_VARIABLES: dict[str, Any] = {
+    "compose_stack_files": [],
+    "compose_stack_services": {
+        "store": {
+            "image": "redis:7.0",
+            "command": [
+                "sh",
+                "-c",
+                'exec redis-server /etc/store/redis.conf --requirepass "$$(cat /run/secrets/password)"',
+            ],
+            "config": {"/etc/store": {"redis.conf": "dir /data\nmaxclients ${N}\n"}},
+            "volumes": ["data:/data"],
+            "data": "3gb",
+            "environment": {"GREETING": "${GREETING}"},
+            "healthcheck": {
+                "test": ["CMD-SHELL", 'REDISCLI_AUTH="$$(cat /run/secrets/password)" redis-cli ping | grep -q PONG'],
+                "interval": "1s",
+            },
+        },
+        "other": {
+            "image": "redis:7.0",
+            "command": ["redis-server", "--save", ""],
+            "tmpfs": ["/data:uid=999"],
+            "healthcheck": {"test": ["CMD-SHELL", "redis-cli ping | grep -q PONG"], "interval": "1s"},
+        },
+    },
+    "compose_stack_secrets": {"store": {"password": SECRET}},
+    "compose_stack_env": {"GREETING": "it's a $HOME"},
+}
+
+
+def described(number: int = 100, secret: str = SECRET) -> dict[str, Any]:
+    made = json.loads(json.dumps(BY_VARIABLES))
+    files = made["compose_stack_services"]["store"]["config"]["/etc/store"]
+    files["redis.conf"] = files["redis.conf"].replace("${N}", str(number))
+    made["compose_stack_secrets"]["store"]["password"] = secret
+    return made
+
+
+def test_a_stack_by_variables(stack: Stack) -> None:
+    """Hardened to full marks; a change makes that service anew and no other; a secret is a file, and nowhere else."""
+    stack.variables.update(described())
+    said = stack.play("--check", "--diff", "-vvv")
+    assert "+maxclients 100" in said and "would be started" in said and not (stack.top / "stack").exists()
+    said += stack.play("--diff", "-vvv")
+    assert "changed=0" in stack.play()
+    first = stack.ids()
+    found = module("container_hardening_info", project=stack.name, directory=stack.variables["compose_stack_dir"])
+    failed = [
+        (one["service"], x["check"], x["reason"])
+        for one in found["containers"]
+        for x in one["checks"]
+        if not x["passed"] and not x["excepted"]
+    ]
+    assert found["score"] == found["out_of"] and not failed and found["drift"] == []
+    facts = json.loads(docker("inspect", first["store"]))[0]
+    assert facts["Config"]["User"] == "999:999" and facts["Config"]["StopTimeout"] == 60
+    assert "GREETING=it's a $HOME" in facts["Config"]["Env"]
+    (network,) = facts["NetworkSettings"]["Networks"]
+    assert json.loads(docker("network", "inspect", network))[0]["Internal"]
+
+    # the secret: its container's user reads it, and it stands nowhere else
+    assert docker("exec", first["store"], "cat", "/run/secrets/password") == SECRET
+    assert (
+        docker("exec", first["store"], "redis-cli", "-a", SECRET, "--no-auth-warning", "set", "kept", "yes").strip()
+        == "OK"
+    )
+    path = stack.top / "stack/secrets/store/password"
+    assert (path.stat().st_mode & 0o7777, path.stat().st_uid, path.stat().st_gid) == (0o400, 999, 999)
+    told = [
+        said,
+        json.dumps(facts),
+        (stack.top / "stack/compose.yaml").read_text(),
+        (stack.top / "stack/.env").read_text(),
+    ]
+    assert not [text for text in told if SECRET in text or json.dumps(SECRET)[1:-1] in text]
+
+    # a change in a file
+    stack.variables.update(described(200))
+    said = stack.play("--check", "--diff")
+    assert "+maxclients 200" in said and "(store)" in said and stack.ids() == first
+    stack.play()
+    second = stack.ids()
+    assert second["other"] == first["other"] and second["store"] != first["store"]
+    # another secret
+    stack.variables.update(described(200, "the next one"))
+    said = stack.play("--diff")
+    assert "the next one" not in said and SECRET not in said
+    third = stack.ids()
+    assert third["other"] == first["other"] and third["store"] != second["store"]
+    asked = ("redis-cli", "-a", "the next one", "--no-auth-warning")
+    assert docker("exec", third["store"], *asked, "get", "kept").strip() == "yes"
+    assert docker("exec", third["store"], *asked, "config", "get", "maxclients").split()[1] == "200"
+    # the release before has the secret of before
+    stack.play(compose_stack_state="rolled_back")
+    assert (
+        docker("exec", stack.ids()["store"], "redis-cli", "-a", SECRET, "--no-auth-warning", "get", "kept").strip()
+        == "yes"
+    )
+
+    # what nobody needs any more is gone
+    for key in ("config", "command"):
+        del stack.variables["compose_stack_services"]["store"][key]
+    stack.variables["compose_stack_services"]["store"]["healthcheck"] = stack.variables["compose_stack_services"][
+        "other"
+    ]["healthcheck"]
+    stack.variables.update(compose_stack_secrets={}, compose_stack_env={})
+    stack.variables["compose_stack_services"]["store"].pop("environment")
+    stack.play()
+    left = {str(one.relative_to(stack.top / "stack")) for one in (stack.top / "stack").rglob("*") if one.is_file()}
+    assert {one for one in left if not one.startswith("releases/")} == {"compose.yaml", "secrets/.key"}
+    stack.play(compose_stack_state="absent", compose_stack_volumes=True)
+    assert stack.ids() == {} and not (stack.top / "stack").exists()
+
+
+def test_what_cannot_be_deployed_is_refused_whole(stack: Stack) -> None:
+    stack.variables.update(described())
+    store = stack.variables["compose_stack_services"]["store"]
+    store.update(volumes=["/data"], ports=["6379:6379"], environment={"PASSWORD": SECRET})
+    said = stack.play(ok=False)
+    for reason in (
+        "anonymous volume at /data",
+        "on every address of the host",
+        "stands in compose.yaml too",
+        "Nothing was changed",
+    ):
+        assert reason in said
+    assert not (stack.top / "stack").exists() and SECRET not in said
+
+
+def test_a_service_that_fails_has_the_last_word(stack: Stack) -> None:
+    """And not the ones that are well."""
+    stack.variables.update(described())
+    stack.play()
+    kept = stack.ids()
+    stack.variables.update(described())
+    stack.variables["compose_stack_services"]["store"]["config"]["/etc/store"]["redis.conf"] = "maxmemory nonsense"
+    said = stack.play(ok=False)
+    assert "store (" in said and "maxmemory nonsense" in said and "other (" not in said
+    assert "Release 1 of" in said and "was put back and serves" in said
+    assert stack.ids()["other"] == kept["other"]
+    assert "maxmemory" not in (stack.top / "stack/config/store/etc-store/redis.conf").read_text()

@@ -1,0 +1,371 @@
+# Copyright (c) 2026, the njoy.untangle authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A Compose project out of a few lines per service: its files, and a compose.yaml that is hardened where nobody said otherwise.
+
+    DIRECTORY/compose.yaml
+    DIRECTORY/.env
+    DIRECTORY/config/SERVICE/PLACE/FILE     directories that a service has mounted read-only
+    DIRECTORY/secrets/SERVICE/NAME          0400, owned by the user that the container runs as
+
+``docs/containers.md`` has the reason of each line that is put in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import hmac
+import json
+import re
+import typing as t
+
+from .errors import UntangleError
+
+Service = dict[str, t.Any]
+#: Words of a service that are ours and not Compose's.
+OWN = ("config", "hardening", "data", "build")
+LABEL = "njoy.untangle.file."
+#: What can be switched off, for a stack or for a service.
+SWITCHES = (
+    "user", "capabilities", "privileges", "read_only", "pids", "memory", "cpu", "core", "logs", "stop", "restart", "health",
+    "networks", "pinned", "ports", "volumes",
+)  # fmt: skip
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*\Z")
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "kb": 1 << 10, "m": 1 << 20, "mb": 1 << 20, "g": 1 << 30, "gb": 1 << 30}
+#: Secrets that are shorter stand in too many places by chance.
+_TELLING = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """One file of a project. ``owner`` is (uid, gid), None for whoever deploys."""
+
+    path: str
+    content: str
+    mode: int = 0o644
+    owner: tuple[int, int] | None = None
+    secret: bool = False
+
+
+class Project:
+    """What a stack is to be, from what its user says and what its images are.
+
+    ``images`` has the facts of `container_image` by service; a service whose image is not on the host yet has none. ``key`` makes
+    the labels of secrets: a plain digest of a short one would tell it to whoever may inspect containers.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        services: t.Mapping[str, t.Mapping[str, t.Any]],
+        secrets: t.Mapping[str, t.Mapping[str, str]] | None = None,
+        environment: t.Mapping[str, t.Any] | None = None,
+        networks: t.Mapping[str, t.Any] | None = None,
+        switches: t.Mapping[str, bool] | None = None,
+        images: t.Mapping[str, t.Mapping[str, t.Any]] | None = None,
+        key: bytes = b"",
+    ):
+        self.name, self.key = name, key
+        self.services = {str(one): dict(service) for one, service in services.items()}
+        self.secrets = {str(one): dict(found) for one, found in (secrets or {}).items() if found}
+        self.environment = dict(environment or {})
+        self.networks = dict(networks or {})
+        self.switches = dict(switches or {})
+        self.images = images or {}
+        self._problems: list[str] = []
+
+    # -- files --------------------------------------------------------------------------------------------------------------
+
+    def files(self) -> list[File]:
+        """All of them, with compose.yaml last; or all problems at once, before anything is written."""
+        for service in self.secrets.keys() - self.services.keys():
+            self._refuse("compose_stack_secrets", "has the service %s, which compose_stack_services has not" % service)
+        for switch in self.switches.keys() - set(SWITCHES):
+            self._refuse("compose_stack_hardening", "has %s, which is none of %s" % (switch, ", ".join(SWITCHES)))
+        compose = self.compose()
+        found = [one for service in self.services for one in (*self._configs(service), *self._secrets(service))]
+        if self.environment:
+            found.append(File(".env", "".join("%s=%s\n" % (k, _quoted(v)) for k, v in self.environment.items()), 0o640))
+        found.append(File("compose.yaml", render(compose, self.name)))
+        self._expect_no_secrets(found)
+        if self._problems:
+            raise UntangleError("%s Nothing was changed." % " ".join(self._problems))
+        return found
+
+    def _refuse(self, where: str, what: str) -> None:
+        self._problems.append("%s %s." % (where, what))
+
+    def _configs(self, service: str) -> t.Iterator[File]:
+        for target, files in (self.services[service].get("config") or {}).items():
+            for name, content in files.items():
+                if not _NAME.match(name) or not isinstance(content, str):
+                    self._refuse("service %s" % service, "config %s: %r is no file name with text" % (target, name))
+                yield File("%s/%s" % (_place(service, target), name), str(content))
+
+    def _secrets(self, service: str) -> t.Iterator[File]:
+        for name, value in self.secrets.get(service, {}).items():
+            if not _NAME.match(name):
+                self._refuse("compose_stack_secrets", "%s: %r is no file name" % (service, name))
+            yield File("secrets/%s/%s" % (service, name), str(value), 0o400, self._owner(service), secret=True)
+
+    def _expect_no_secrets(self, files: t.Iterable[File]) -> None:
+        """A secret that stands elsewhere too is in `docker inspect`, in a diff and in backups."""
+        for service, secrets in self.secrets.items():
+            for name, value in secrets.items():
+                for one in files:
+                    if (
+                        len(value) >= _TELLING
+                        and not one.secret
+                        and (value in one.content or json.dumps(value)[1:-1] in one.content)
+                    ):
+                        self._refuse(
+                            "the secret %s of service %s" % (name, service),
+                            "stands in %s too: take it out there, and read it from /run/secrets/%s" % (one.path, name),
+                        )  # fmt: skip
+
+    # -- compose.yaml ---------------------------------------------------------------------------------------------------------
+
+    def compose(self) -> dict[str, t.Any]:
+        services = {name: self._service(name) for name in self.services}
+        networks = self._networks(services)
+        volumes = sorted(
+            {
+                v["source"]
+                for s in services.values()
+                for v in s.get("volumes", ())
+                if v["type"] == "volume" and v.get("source")
+            }
+        )
+        secrets = {
+            "%s_%s" % (service, name): {"file": "./secrets/%s/%s" % (service, name)}
+            for service, found in self.secrets.items()
+            for name in found
+        }
+        whole = {
+            "services": services,
+            "networks": networks,
+            "volumes": {name: {} for name in volumes},
+            "secrets": secrets,
+        }
+        return {name: part for name, part in whole.items() if part}
+
+    def _on(self, service: str, switch: str) -> bool:
+        own = self.services[service].get("hardening") or {}
+        return bool(own.get(switch, self.switches.get(switch, True)))
+
+    def _owner(self, service: str) -> tuple[int, int] | None:
+        """The user that a container runs as, in numbers. None is root, or not known yet."""
+        given = self.services[service].get("user")
+        if given is None:
+            user = (self.images.get(service) or {}).get("user") if self._on(service, "user") else None
+            return (int(user["uid"]), int(user["gid"])) if user else None
+        uid, _colon, gid = str(given).partition(":")
+        if not uid.isdigit() or (gid and not gid.isdigit()):
+            self._refuse(
+                "service %s" % service, "has user %s: write numbers, UID:GID, as files are owned by numbers" % given
+            )
+            return None
+        return int(uid), int(gid or uid)
+
+    def _service(self, name: str) -> Service:
+        asked, image = self.services[name], self.images.get(name) or {}
+        for switch in (asked.get("hardening") or {}).keys() - set(SWITCHES):
+            self._refuse("service %s" % name, "has hardening %s, which is none of %s" % (switch, ", ".join(SWITCHES)))
+        if not asked.get("image"):
+            self._refuse("service %s" % name, "has no image")
+        elif self._on(name, "pinned") and not _says_release(str(asked["image"])):
+            self._refuse(
+                "service %s" % name,
+                "has image %s, which says no release. Write a tag other than latest" % asked["image"],
+            )
+        made: Service = {"image": image.get("reference") if self._on(name, "pinned") and image else asked.get("image")}
+        owner = self._owner(name)
+        if owner:
+            made["user"] = "%d:%d" % owner
+        elif self._on(name, "user") and image:
+            self._refuse(
+                "service %s" % name,
+                "would run as root: its image %s names no other user. Set user: UID:GID, or hardening: {user: false}" % asked.get("image"),
+            )  # fmt: skip
+        made.update(self._defaults(name, asked))
+        for key, value in asked.items():
+            if key not in (*OWN, "image", "user", "labels", "secrets"):
+                made[key] = _joined(made.get(key), value)
+        made["volumes"] = self._volumes(name, asked, image, made)
+        if self.secrets.get(name):
+            made["secrets"] = [{"source": "%s_%s" % (name, one), "target": one} for one in self.secrets[name]]
+        if self._on(name, "health") and "healthcheck" not in asked and image and not image.get("healthcheck"):
+            self._refuse(
+                "service %s" % name, "has no healthcheck, and its image has none: nobody would know whether it serves"
+            )
+        if asked.get("ports"):
+            made["ports"] = [self._port(name, one) for one in asked["ports"]]
+        made["labels"] = {**_labels(asked.get("labels")), **self._digests(name)}
+        return {key: value for key, value in made.items() if value not in ([], {}, None)}
+
+    def _defaults(self, name: str, asked: t.Mapping[str, t.Any]) -> Service:
+        memory = asked.get("mem_limit", "512m")
+        wanted: dict[str, Service] = {
+            "capabilities": {"cap_drop": ["ALL"]},
+            "privileges": {"security_opt": ["no-new-privileges:true"]},
+            "read_only": {"read_only": True, "tmpfs": ["/tmp:rw,noexec,nosuid,nodev,size=16m,mode=1777"]},
+            "pids": {"pids_limit": 200},
+            "memory": {"mem_limit": memory, "memswap_limit": memory},
+            "cpu": {"cpu_shares": 1024},
+            "core": {"ulimits": {"core": 0}},
+            "logs": {"logging": {"driver": "local", "options": {"max-size": "10m", "max-file": "3"}}},
+            "stop": {"stop_grace_period": "%ds" % stop_seconds(name, asked.get("data", 0))},
+            "restart": {"restart": "unless-stopped"},
+        }
+        made = Service()
+        for switch, lines in wanted.items():
+            if self._on(name, switch):
+                made.update(lines)
+        return made
+
+    def _volumes(
+        self, name: str, asked: t.Mapping[str, t.Any], image: t.Mapping[str, t.Any], made: Service
+    ) -> list[Service]:
+        volumes = [self._volume(name, one) for one in asked.get("volumes") or ()]
+        for target in asked.get("config") or {}:
+            volumes.append({"type": "bind", "source": "./" + _place(name, target), "target": target, "read_only": True})
+        tmpfs = made.get("tmpfs") or []
+        covered = {str(one.get("target")) for one in volumes}
+        covered |= {str(one).partition(":")[0] for one in ([tmpfs] if isinstance(tmpfs, str) else tmpfs)}
+        for path in image.get("volumes") or ():
+            if self._on(name, "volumes") and path not in covered:
+                self._refuse(
+                    "service %s" % name,
+                    "would keep %s in an anonymous volume, which the next container does not get (its image declares it). "
+                    "Name a volume or a tmpfs for it" % path,
+                )  # fmt: skip
+        return [one for one in volumes if one]
+
+    def _volume(self, name: str, given: t.Any) -> Service:
+        """The long form of what a service mounts."""
+        made = dict(given) if isinstance(given, dict) else _long_volume(str(given))
+        if made.get("type") == "volume" and not made.get("source") and self._on(name, "volumes"):
+            self._refuse("service %s" % name, "has an anonymous volume at %s. Give it a name" % made.get("target"))
+        return made
+
+    def _port(self, name: str, given: t.Any) -> t.Any:
+        if isinstance(given, dict):
+            host = given.get("host_ip")
+        else:
+            host = str(given).rpartition("/")[0] or str(given)
+            host = host.rsplit(":", 2)[0] if host.count(":") >= 2 else None
+        if not host and self._on(name, "ports"):
+            self._refuse(
+                "service %s" % name,
+                "publishes %s on every address of the host. Say on which: ADDRESS:PORT:PORT" % given,
+            )
+        return given
+
+    def _networks(self, services: t.Mapping[str, Service]) -> dict[str, t.Any]:
+        """A network per stack that leads nowhere else. Who publishes a port is on one that does as well: the engine wants that."""
+        found: dict[str, t.Any] = {}
+        for name, service in services.items():
+            if service.get("network_mode"):
+                continue
+            on = self._on(name, "networks")
+            if "networks" not in service and service.get("ports") and on:
+                service["networks"] = ["default", "published"]
+            for network in service.get("networks") or ["default"]:
+                found[network] = (
+                    {"internal": True} if on and network != "published" and found.get(network) != {} else {}
+                )
+        return {
+            name: self.networks.get(name, options)
+            for name, options in found.items()
+            if name in self.networks or options or name != "default"
+        }
+
+    def _digests(self, service: str) -> dict[str, str]:
+        """Compose does not look into mounted files: these make a changed file a changed service."""
+        made = {
+            LABEL + one.path: hashlib.sha256(one.content.encode()).hexdigest()[:16] for one in self._configs(service)
+        }
+        for one in self._secrets(service):
+            made[LABEL + one.path] = hmac.new(self.key, one.content.encode(), "sha256").hexdigest()[:16]
+        return made
+
+
+def _joined(ours: t.Any, given: t.Any) -> t.Any:
+    """What a service says beside what it has by default: lists and mappings have both, else its own word counts."""
+    if isinstance(ours, list) and isinstance(given, list):
+        places = {str(one).partition(":")[0] for one in given}
+        return [one for one in ours if str(one).partition(":")[0] not in places] + given
+    if isinstance(ours, dict) and isinstance(given, dict):
+        return {**ours, **given}
+    return given
+
+
+def stop_seconds(service: str, data: t.Any) -> int:
+    """How long a service may take to write its data when it is told to stop: 20 s per GiB, at least 30 s; 10 s where it has none."""
+    found = re.match(r"(\d+)\s*([a-z]*)\Z", str(data).lower())
+    if not found or found[2] not in _UNITS:
+        raise UntangleError(
+            "service %s has data: %s. Write a size, such as 2gb. Nothing was changed." % (service, data)
+        )
+    size = int(found[1]) * _UNITS[found[2]]
+    return max(30, (20 * size) >> 30) if size else 10
+
+
+def _says_release(image: str) -> bool:
+    return "@sha256:" in image or image.rpartition("/")[2].partition(":")[2] not in ("", "latest")
+
+
+def _long_volume(text: str) -> Service:
+    source, _colon, rest = text.partition(":")
+    if not rest:
+        return {"type": "volume", "target": source}
+    target, _colon, options = rest.partition(":")
+    made: Service = {"type": "bind" if source[:1] in ("/", ".", "~") else "volume", "source": source, "target": target}
+    if "ro" in options.split(","):
+        made["read_only"] = True
+    return made
+
+
+def _labels(given: t.Any) -> dict[str, str]:
+    if isinstance(given, list):
+        given = dict(str(one).partition("=")[::2] for one in given)
+    return {str(key): str(value) for key, value in (given or {}).items()}
+
+
+def _place(service: str, target: str) -> str:
+    return "config/%s/%s" % (service, target.strip("/").replace("/", "-") or "root")
+
+
+def _quoted(value: t.Any) -> str:
+    """In single quotes nothing is interpolated."""
+    return "'%s'" % str(value).replace("\\", "\\\\").replace("'", "\\'")
+
+
+def render(compose: t.Mapping[str, t.Any], name: str) -> str:
+    """YAML without a library, which managed hosts may lack: names as they are, and what they have as JSON, a line each."""
+    lines = [
+        "# Written by the role njoy.untangle.compose_stack; what is changed here is overwritten.",
+        "# The name is fixed: by default it would be the directory's, and moving that would start a second stack with empty volumes.",
+        "name: %s" % name,
+    ]
+    for part, entries in compose.items():
+        lines.append("%s:" % part)
+        for entry, facts in entries.items():
+            lines.append("  %s:%s" % (json.dumps(entry), "" if part == "services" else " " + json.dumps(facts)))
+            if part == "services":
+                lines += ["    %s: %s" % (key, json.dumps(value)) for key, value in facts.items()]
+    return "\n".join(lines) + "\n"
+
+
+def touched(before: str, after: str) -> list[str]:
+    """The services whose lines differ between two compose.yaml of ours."""
+    old, new = _blocks(before), _blocks(after)
+    return sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+
+
+def _blocks(text: str) -> dict[str, str]:
+    part = text.partition("\nservices:\n")[2]
+    part = re.split(r"^\S", part, maxsplit=1, flags=re.MULTILINE)[0]
+    found = re.split(r'^  "(.*)":$', part, flags=re.MULTILINE)
+    return dict(zip(found[1::2], found[2::2]))

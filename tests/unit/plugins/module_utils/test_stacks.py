@@ -1,0 +1,206 @@
+# Copyright (c) 2026, the njoy.untangle authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a few lines per service become, and what is refused before a file is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from ansible_collections.njoy.untangle.plugins.module_utils.errors import UntangleError
+from ansible_collections.njoy.untangle.plugins.module_utils.stacks import (
+    LABEL,
+    SWITCHES,
+    Project,
+    stop_seconds,
+    touched,
+)
+
+WEB = {"image": "nginx:1.22", "healthcheck": {"test": ["CMD", "true"]}}
+FACTS = {"reference": "nginx:1.22@sha256:12", "user": {"uid": 101, "gid": 102}, "volumes": [], "healthcheck": False}
+
+
+def project(service: dict[str, Any] | None = None, facts: dict[str, Any] | None = None, **more: Any) -> Project:
+    return Project("shop", {"web": {**WEB, **(service or {})}}, images={"web": {**FACTS, **(facts or {})}}, **more)
+
+
+def web(*args: Any, **more: Any) -> dict[str, Any]:
+    made = project(*args, **more)
+    read = yaml.safe_load(made.files()[-1].content)
+    assert read["name"] == "shop"
+    found: dict[str, Any] = read["services"]["web"]
+    return found
+
+
+LINES = {
+    "user": {"user": "101:102"},
+    "capabilities": {"cap_drop": ["ALL"]},
+    "privileges": {"security_opt": ["no-new-privileges:true"]},
+    "read_only": {"read_only": True, "tmpfs": ["/tmp:rw,noexec,nosuid,nodev,size=16m,mode=1777"]},
+    "pids": {"pids_limit": 200},
+    "memory": {"mem_limit": "512m", "memswap_limit": "512m"},
+    "cpu": {"cpu_shares": 1024},
+    "core": {"ulimits": {"core": 0}},
+    "logs": {"logging": {"driver": "local", "options": {"max-size": "10m", "max-file": "3"}}},
+    "stop": {"stop_grace_period": "10s"},
+    "restart": {"restart": "unless-stopped"},
+}
+
+
+@pytest.mark.parametrize("switch", LINES)
+def test_each_line_has_a_switch(switch: str) -> None:
+    hardened = web()
+    assert LINES[switch].items() <= hardened.items()
+    rest = {key: value for key, value in hardened.items() if key not in LINES[switch]}
+    assert web({"hardening": {switch: False}}) == rest
+    assert web(switches={switch: False}) == rest
+    assert web({"hardening": {switch: True}}, switches={switch: False}) == hardened
+
+
+def test_what_a_service_says_counts() -> None:
+    found = web(
+        {"mem_limit": "1g", "tmpfs": ["/run"], "cap_drop": ["ALL"], "ulimits": {"nofile": 1024}, "restart": "no"}
+    )
+    assert (found["mem_limit"], found["memswap_limit"], found["restart"]) == ("1g", "1g", "no")
+    assert found["tmpfs"] == [*LINES["read_only"]["tmpfs"], "/run"] and found["cap_drop"] == ["ALL"]  # type: ignore[misc]
+    assert found["ulimits"] == {"core": 0, "nofile": 1024}
+    assert web({"tmpfs": ["/tmp:size=1g"]})["tmpfs"] == ["/tmp:size=1g"]
+    assert web({"user": "33"})["user"] == "33:33"
+
+
+def test_images_by_digest() -> None:
+    assert web()["image"] == "nginx:1.22@sha256:12"
+    assert web({"hardening": {"pinned": False}})["image"] == "nginx:1.22"
+    assert Project("shop", {"web": WEB}).compose()["services"]["web"]["image"] == "nginx:1.22"
+
+
+def test_files_and_their_labels() -> None:
+    service = {"config": {"/etc/nginx/conf.d": {"a.conf": "a", "b.conf": "b"}}}
+    made = project(service, secrets={"web": {"password": "hunter22"}}, key=b"1")
+    files = {one.path: one for one in made.files()}
+    assert set(files) == {
+        "compose.yaml", "secrets/web/password", "config/web/etc-nginx-conf.d/a.conf", "config/web/etc-nginx-conf.d/b.conf",
+    }  # fmt: skip
+    secret = files["secrets/web/password"]
+    assert (secret.mode, secret.owner, secret.content) == (0o400, (101, 102), "hunter22")
+    assert "hunter22" not in files["compose.yaml"].content
+    found = made.compose()
+    assert found["secrets"] == {"web_password": {"file": "./secrets/web/password"}}
+    one = found["services"]["web"]
+    assert one["secrets"] == [{"source": "web_password", "target": "password"}]
+    assert one["volumes"] == [
+        {"type": "bind", "source": "./config/web/etc-nginx-conf.d", "target": "/etc/nginx/conf.d", "read_only": True}
+    ]
+    labels = one["labels"]
+    assert {name[len(LABEL) :] for name in labels} == set(files) - {"compose.yaml"}
+    other = project(
+        {"config": {"/etc/nginx/conf.d": {"a.conf": "A", "b.conf": "b"}}},
+        secrets={"web": {"password": "hunter23"}},
+        key=b"1",
+    )
+    differs = {name for name, value in other.compose()["services"]["web"]["labels"].items() if labels[name] != value}
+    assert differs == {LABEL + "config/web/etc-nginx-conf.d/a.conf", LABEL + "secrets/web/password"}
+    # a label does not tell a secret to who guesses
+    with_other_key = project(service, secrets={"web": {"password": "hunter22"}}, key=b"2").compose()["services"]["web"][
+        "labels"
+    ]
+    assert with_other_key[LABEL + "secrets/web/password"] != labels[LABEL + "secrets/web/password"]
+
+
+def test_environment_is_taken_literally() -> None:
+    made = project(environment={"A": "it's $5 \\ #"})
+    assert next(one for one in made.files() if one.path == ".env").content == "A='it\\'s $5 \\\\ #'\n"
+
+
+def test_networks() -> None:
+    services = {
+        "web": {**WEB, "ports": ["127.0.0.1:8080:80"]},
+        "job": WEB,
+        "db": {**WEB, "networks": ["data"]},
+        "fetch": {**WEB, "networks": ["out"]},
+    }
+    found = Project("shop", services, networks={"out": {"driver": "bridge"}}).compose()
+    assert found["networks"] == {
+        "default": {"internal": True}, "published": {}, "data": {"internal": True}, "out": {"driver": "bridge"},
+    }  # fmt: skip
+    assert (
+        found["services"]["web"]["networks"] == ["default", "published"] and "networks" not in found["services"]["job"]
+    )
+    open_ = Project("shop", services, networks={"out": {"driver": "bridge"}}, switches={"networks": False}).compose()
+    assert "networks" not in open_["services"]["web"] and open_["networks"] == {"data": {}, "out": {"driver": "bridge"}}
+
+
+REFUSED = [
+    ({"image": "nginx"}, {}, {}, "which says no release"),
+    ({"image": "nginx:latest"}, {}, {}, "which says no release"),
+    ({"image": ""}, {}, {}, "has no image"),
+    ({"user": "www-data"}, {}, {}, "write numbers"),
+    ({}, {"user": None}, {}, "would run as root"),
+    ({"ports": ["8080:80"]}, {}, {}, "on every address"),
+    ({"ports": ["80"]}, {}, {}, "on every address"),
+    ({"ports": [{"target": 80, "published": "80"}]}, {}, {}, "on every address"),
+    ({"volumes": ["/data"]}, {}, {}, "an anonymous volume at /data"),
+    ({}, {"volumes": ["/data"]}, {}, "would keep /data in an anonymous volume"),
+    ({"hardening": {"nonsense": False}}, {}, {}, "has hardening nonsense"),
+    ({}, {}, {"switches": {"nonsense": False}}, "compose_stack_hardening has nonsense"),
+    ({}, {}, {"secrets": {"other": {"a": "b"}}}, "which compose_stack_services has not"),
+    ({"environment": {"P": "hunter22"}}, {}, {"secrets": {"web": {"p": "hunter22"}}}, "stands in compose.yaml too"),
+    ({"environment": {"P": 'say "hi"'}}, {}, {"secrets": {"web": {"p": 'say "hi"'}}}, "stands in compose.yaml too"),
+    ({}, {}, {"environment": {"P": "hunter22"}, "secrets": {"web": {"p": "hunter22"}}}, "stands in .env too"),
+    ({"config": {"/etc/x": {"../y": "z"}}}, {}, {}, "no file name"),
+    ({"data": "much"}, {}, {}, "Write a size"),
+]
+
+
+@pytest.mark.parametrize(("service", "facts", "more", "said"), REFUSED)
+def test_what_is_refused(service: dict[str, Any], facts: dict[str, Any], more: dict[str, Any], said: str) -> None:
+    with pytest.raises(UntangleError, match="Nothing was changed") as caught:
+        project(service, facts, **more).files()
+    assert said in caught.value.message and "hunter22" not in caught.value.message
+
+
+def test_no_health_check() -> None:
+    lines = {key: value for key, value in WEB.items() if key != "healthcheck"}
+    with pytest.raises(UntangleError, match="nobody would know"):
+        Project("shop", {"web": lines}, images={"web": FACTS}).files()
+    Project("shop", {"web": lines}, images={"web": {**FACTS, "healthcheck": True}}).files()
+    Project("shop", {"web": {**lines, "hardening": {"health": False}}}, images={"web": FACTS}).files()
+
+
+ALLOWED = [
+    {"ports": ["127.0.0.1:8080:80", "[::1]:81:81/tcp", {"target": 80, "host_ip": "10.0.0.1"}]},
+    {"volumes": ["data:/data", "./x:/x:ro", {"type": "tmpfs", "target": "/y"}]},
+]
+
+
+@pytest.mark.parametrize("service", ALLOWED)
+def test_what_is_not_refused(service: dict[str, Any]) -> None:
+    found = project(service, {"volumes": ["/data"] if "volumes" in service else []})
+    found.files()
+    if "volumes" in service:
+        assert found.compose()["volumes"] == {"data": {}}
+        assert found.compose()["services"]["web"]["volumes"][1] == {
+            "type": "bind",
+            "source": "./x",
+            "target": "/x",
+            "read_only": True,
+        }
+
+
+def test_every_switch_is_known() -> None:
+    assert set(LINES) | {"health", "networks", "pinned", "ports", "volumes"} == set(SWITCHES)
+
+
+@pytest.mark.parametrize(("data", "seconds"), [(0, 10), ("1mb", 30), ("1gb", 30), ("4gb", 80), ("4294967296", 80)])
+def test_stop_grace(data: Any, seconds: int) -> None:
+    assert stop_seconds("db", data) == seconds
+
+
+def test_which_services_are_touched() -> None:
+    before = Project("shop", {"a": WEB, "b": WEB, "c": WEB}).files()[-1].content
+    after = Project("shop", {"a": WEB, "b": {**WEB, "cpu_shares": 2}, "d": WEB}).files()[-1].content
+    assert touched(before, after) == ["b", "c", "d"]
+    assert touched("", after) == ["a", "b", "d"] and touched(after, after) == []
