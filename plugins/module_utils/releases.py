@@ -22,6 +22,7 @@ import typing as t
 
 from .docker_cli import docker
 from .errors import UntangleError
+from .images import inspected
 
 Facts = dict[str, t.Any]
 
@@ -78,7 +79,7 @@ class Releases:
         """Image, size and files of each service, as they are now."""
         services, files = Facts(), {name: self._path_here(name) for name in ("compose.yaml", ".env")}
         for one in containers(self.project):
-            image = json.loads(docker("image", "inspect", one["Image"]))[0]
+            image = inspected(one["Image"]) or {}  # the image of a stopped container can be removed
             mounted = [
                 m["Source"] for m in one["Mounts"] if m["Type"] == "bind" and not m["RW"] and self._ours(m["Source"])
             ]
@@ -141,7 +142,7 @@ class Releases:
                 % (self.project, "before the current one " if withdraw else "", self.place)
             )
         release = standing[-1 - withdraw]
-        changed = [*self._files_back(release, check), *self._tags_back(release, check)]
+        changed = [*self._images_back(release, check), *self._files_back(release, check)]
         if withdraw and not check:
             self._write({**standing[-1], "withdrawn": now()})
         return changed, release
@@ -165,23 +166,33 @@ class Releases:
                         os.unlink(self._path_here(other))
         return changed
 
-    def _tags_back(self, release: Facts, check: bool) -> list[str]:
-        changed = []
-        for service, one in sorted(release["services"].items()):
-            if "@" in one["image"] or one["image"].startswith("sha256:") or self._id(one["image"]) == one["id"]:
-                continue
-            changed.append(one["image"])
-            if check:
-                continue
-            if not self._id(one["id"]):
-                if not one["digests"]:
-                    raise UntangleError(
-                        "%s: the image %s of service %s is no longer on this host (%s), and no registry has its digest. Build or "
-                        "load it again." % (self.project, one["image"], service, one["id"])
-                    )
-                docker("pull", "--quiet", one["digests"][0])
-            docker("tag", one["id"], one["image"])
-        return changed
+    def _images_back(self, release: Facts, check: bool) -> list[str]:
+        """All are here before the first tag moves: a registry that does not answer leaves everything as it is."""
+        differ = [one for one in sorted(release["services"].items()) if self._id(one[1]["image"]) != one[1]["id"]]
+        if not check:
+            for service, one in differ:
+                self._have(service, one)
+            for _service, one in differ:
+                if not _fixed(one["image"]):
+                    docker("tag", one["id"], one["image"])
+        return [one["image"] for _service, one in differ]
+
+    def _have(self, service: str, one: Facts) -> None:
+        # a name with a digest is looked up by name: the image alone is not enough
+        if self._id(one["id"]) and "@" not in one["image"]:
+            return
+        reasons = []
+        for name in [one["image"]] if "@" in one["image"] else one["digests"]:
+            try:
+                docker("pull", "--quiet", name)
+                return
+            except UntangleError as exc:
+                reasons.append(exc.message)
+        raise UntangleError(
+            "%s: the image %s of service %s is no longer on this host (%s), and no registry gives it (%s). Build or load it again. "
+            "Nothing was changed."
+            % (self.project, one["image"], service, one["id"], "; ".join(reasons) or "none ever gave it a digest")
+        )
 
     @staticmethod
     def _id(image: str) -> str:
@@ -206,6 +217,11 @@ class Releases:
             if release["files"].get(name) != found["files"].get(name):
                 lines.append("file %s differs from the release" % name)
         return lines
+
+
+def _fixed(image: str) -> bool:
+    """A name that can mean one image only."""
+    return "@" in image or image.startswith("sha256:")
 
 
 def _digest_of(path: str) -> str:

@@ -1,0 +1,351 @@
+# Copyright (c) 2026, the njoy.untangle authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Images on the real engine: what they are, building them, and a real registry to push to, deploy from and go back with."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cores
+import pytest
+from machine import docker, module, needs_docker
+from registry import Registry, needs_registry, registry
+
+pytestmark = [needs_docker, pytest.mark.timeout(300)]
+PASSWD = "root:x:0:0::/:\napp:x:999:1000::/:\nnginx:x:101:102::/:\n"
+GROUP = "root:x:0:\napp:x:1000:\nweb:x:1001:app\n"
+
+
+class Place:
+    """Names and files of one test, gone with it."""
+
+    def __init__(self) -> None:
+        self.top = Path(tempfile.mkdtemp(prefix="ut-image-", dir="/tmp"))
+        self.top.chmod(0o711)
+        self.name = self.top.name.lower().replace("_", "x")
+        self.more: list[str] = []
+
+    def made(self, tag: str, *changes: str, release: str = "ID=alpine\n") -> str:
+        """An image of a few files, without a shell."""
+        archive = self.top / f"{tag}.tar"
+        with tarfile.open(archive, "w") as tar:
+            for name, text in {"passwd": PASSWD, "group": GROUP, "os-release": release}.items():
+                if text:
+                    info = tarfile.TarInfo(f"etc/{name}")
+                    info.size = len(text)
+                    tar.addfile(info, io.BytesIO(text.encode()))
+            for name, uid in {"data": 999, "spool": 0}.items():
+                info = tarfile.TarInfo(name)
+                info.type, info.mode, info.uid, info.gid = tarfile.DIRTYPE, 0o755, uid, 1000 if uid else 0
+                tar.addfile(info)
+        image = f"{self.name}:{tag}"
+        docker("import", *(word for one in changes for word in ("--change", one)), str(archive), image)
+        return image
+
+    def close(self) -> None:
+        containers = docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={self.name}").split()
+        if containers:
+            docker("rm", "-fv", *containers)
+        docker("network", "rm", f"{self.name}_default")
+        form = "{{.Repository}}:{{.Tag}} {{.Repository}}@{{.Digest}} {{.ID}}"
+        lines = docker("image", "ls", "--all", "--digests", "--format", form).splitlines()
+        ours = [line.split() for line in lines if line.startswith((self.name + ":", *self.more))]
+        for tag, digest, _id in ours:
+            docker("image", "rm", tag)
+            docker("image", "rm", digest)
+        shutil.rmtree(self.top, ignore_errors=True)
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    made = Place()
+    yield made
+    made.close()
+
+
+def image(**asked: Any) -> dict[str, Any]:
+    return module("container_image", **asked)
+
+
+def id_of(name: str) -> str:
+    return docker("image", "inspect", "--format", "{{.Id}}", name).strip()
+
+
+@pytest.mark.parametrize(
+    ("name", "user"), [("redis:7.0", "redis"), ("redis:8.0", "redis"), ("valkey/valkey:8.1", "valkey")]
+)
+def test_what_well_known_images_are(name: str, user: str) -> None:
+    """Root by what they say of themselves; the owner of /data by what their entrypoint does."""
+    found = image(name=name, budget=1000)
+    inside = docker(
+        "run", "--rm", "--network", "none", "--entrypoint", "sh", name, "-c", "stat -c '%u %g' /data"
+    ).split()
+    assert not found["changed"] and found["actions"] == []
+    assert found["image"] == {
+        "name": name,
+        "reference": name,  # no registry gave these a digest
+        "id": id_of(name),
+        "digests": [],
+        "size": int(docker("image", "inspect", "--format", "{{.Size}}", name)),
+        "user": {"uid": int(inside[0]), "gid": int(inside[1]), "name": user},
+        "runs_as_root": True,
+        "volumes": ["/data"],
+        "entrypoint": ["docker-entrypoint.sh"],
+        "command": [],
+        "ports": ["6379/tcp"],
+        "healthcheck": False,
+        "variant": "debian",
+    }
+
+
+APP = {"uid": 999, "gid": 1000, "name": "app"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "user"),
+    [
+        (["USER app"], APP),
+        (["USER app:web"], {**APP, "gid": 1001}),
+        (["USER 999"], APP),
+        (["USER 999:7"], {**APP, "gid": 7}),
+        (["USER 5000"], {"uid": 5000, "gid": 0, "name": ""}),
+        (["USER nobody-knows"], None),
+        # the owner of a volume, and of none that is root's
+        (["VOLUME /data", "USER root"], APP),
+        (["VOLUME /spool", "VOLUME /data"], APP),
+        # known by name
+        (["VOLUME /spool"], {"uid": 101, "gid": 102, "name": "nginx"}),
+        ([], {"uid": 101, "gid": 102, "name": "nginx"}),
+    ],
+)
+def test_whom_an_image_runs_as(place: Place, changes: list[str], user: dict[str, Any] | None) -> None:
+    """Without a shell in it, and without starting it."""
+    name = place.made("one", *changes)
+    found = image(name=name)["image"]
+    assert found["user"] == user and found["variant"] == "alpine"
+    assert found["runs_as_root"] == (not any(one.startswith("USER") and one != "USER root" for one in changes))
+    assert docker("ps", "-aq", "--filter", f"ancestor={name}") == ""
+
+
+def test_an_image_that_says_little(place: Place) -> None:
+    name = place.made("bare", "HEALTHCHECK CMD x", 'ENTRYPOINT ["/x"]', 'CMD ["y"]', "EXPOSE 81/udp", release="")
+    found = image(name=name)["image"]
+    assert found["variant"] is None and found["healthcheck"] is True
+    assert (found["entrypoint"], found["command"], found["ports"]) == (["/x"], ["y"], ["81/udp"])
+
+
+def test_built_once(place: Place) -> None:
+    context = place.top / "context"
+    context.mkdir()
+    (context / "hello").write_text("1")
+    asked = {
+        "name": f"{place.name}:built",
+        "source": "build",
+        "base": place.made("base"),
+        "dockerfile": "ARG BASE\nFROM ${BASE}\nCOPY hello /\nUSER app\n",
+        "context": str(context),
+    }
+    would = module("container_image", "--check", **asked)
+    assert would["changed"] and would["image"] is None and id_of(asked["name"]) == ""
+    assert would["actions"] == [f"build {asked['name']} on {asked['base']}"]
+    first = image(**asked)
+    assert first["changed"] and first["actions"] == would["actions"] and first["image"]["user"] == APP
+    again = image(**asked)
+    assert not again["changed"] and again["actions"] == [] and again["image"] == first["image"]
+    assert not module("container_image", "--check", **asked)["changed"]
+
+    # each of the three things that it is built from
+    seen = {first["image"]["id"]}
+    (context / "hello").write_text("2")
+    seen.add(image(**asked)["image"]["id"])
+    asked["dockerfile"] += "EXPOSE 80\n"
+    assert module("container_image", "--check", **asked)["changed"]
+    seen.add(image(**asked)["image"]["id"])
+    place.made("base", "LABEL another=one")
+    seen.add(image(**asked)["image"]["id"])
+    assert len(seen) == 4 and not image(**asked)["changed"]
+
+    refused = image(**{**asked, "name": asked["base"]})
+    assert "was not built by this collection" in refused["msg"] and id_of(asked["base"]) not in seen
+    failed = image(**{**asked, "dockerfile": asked["dockerfile"] + "COPY no-such-file /\n"})
+    assert "no-such-file" in failed["msg"] and "cannot be built on" in failed["msg"]
+    assert "is no directory of this host" in image(**{**asked, "context": "/no/such"})["msg"]
+
+
+def test_what_is_not_to_be_had(place: Place) -> None:
+    name = f"127.0.0.1:1/{place.name}:1"
+    for said in (image(name=name), image(name="x", source="build", base=name, dockerfile="FROM x")):
+        assert "image" not in said and f"The image {name} is not to be had" in said["msg"]
+        assert "connection refused" in said["msg"] and "docker load" in said["msg"]
+    would = module("container_image", "--check", name=name)
+    assert would["changed"] and would["actions"] == [f"pull {name}"] and would["image"] is None
+
+
+# -- with a registry --------------------------------------------------------------------------------------------------------
+
+PLAY = """
+- name: A stack
+  hosts: here
+  gather_facts: false
+  tasks:
+    - name: Have it
+      ansible.builtin.include_role:
+        name: njoy.untangle.compose_stack
+"""
+COMPOSE = """
+name: {{ compose_stack_name }}
+services:
+  store:
+    image: {{ image }}
+    command: [redis-server, --save, ""]
+    volumes: [{type: tmpfs, target: /data}]
+    healthcheck: {test: [CMD-SHELL, "redis-cli ping | grep -q PONG"], interval: 1s, timeout: 2s, retries: 5}
+"""
+
+
+class Shop(Place):
+    """A stack whose image comes from a registry of its own."""
+
+    def __init__(self, of: Registry) -> None:
+        super().__init__()
+        self.registry = of
+        self.repository = f"{of.address}/{self.name}/store"
+        self.more = [self.repository]
+        (self.top / "play.yml").write_text(PLAY)
+        (self.top / "hosts").write_text("here ansible_connection=local ansible_python_interpreter=/usr/bin/python3\n")
+        (self.top / "compose.yaml.j2").write_text(COMPOSE)
+
+    def version(self, number: int) -> dict[str, Any]:
+        """Build it, push it under the one tag, and forget it."""
+        made = image(
+            name=f"{self.name}:v{number}",
+            source="build",
+            base="redis:7.0",
+            dockerfile=f"ARG BASE\nFROM ${{BASE}}\nENV SHOP={number}\n",
+            push=self.repository + ":current",
+        )
+        assert made["changed"], made
+        self.forget(made["image"]["id"])
+        found: dict[str, Any] = made["image"]
+        return found
+
+    def forget(self, name: str) -> None:
+        docker("image", "rm", "--force", name)
+        assert id_of(name) == ""
+
+    def play(self, *words: str, ok: bool = True, **variables: Any) -> str:
+        env = {
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(Path(__file__).resolve().parents[2] / ".venv/collections"),
+            "ANSIBLE_HOME": str(self.top / "ansible"),
+            "ANSIBLE_NOCOLOR": "1",
+        }
+        given = {
+            "compose_stack_name": self.name,
+            "compose_stack_dir": str(self.top / "stack"),
+            "compose_stack_files": [{"src": str(self.top / "compose.yaml.j2"), "dest": "compose.yaml"}],
+            "compose_stack_wait": 20,
+            **variables,
+        }
+        done = subprocess.run(
+            [str(cores.ansible_playbook()), "-i", "hosts", "play.yml", "-e", json.dumps(given), *words],
+            cwd=self.top, env=env, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode == 0) == ok, done.stdout[-5000:] + done.stderr
+        return done.stdout
+
+    def back(self, **kwargs: Any) -> str:
+        return self.play(compose_stack_state="rolled_back", **kwargs)
+
+    def serves(self) -> tuple[str, str]:
+        """The image by name, and the version within."""
+        one = docker("ps", "-q", "--filter", f"label=com.docker.compose.project={self.name}").strip()
+        shown = docker("exec", one, "sh", "-c", "echo $SHOP; redis-cli ping").split()
+        assert shown[1] == "PONG"
+        return docker("inspect", "--format", "{{.Config.Image}}", one).strip(), shown[0]
+
+
+@pytest.fixture
+def shop() -> Iterator[Shop]:
+    with registry() as of:
+        made = Shop(of)
+        yield made
+        made.close()
+
+
+@needs_registry
+def test_deployed_from_a_registry_and_gone_back_to(shop: Shop) -> None:
+    """By digest and by tag, with the old image gone from the host, and with the registry away."""
+    first, second = shop.version(1), shop.version(2)
+    tag = shop.repository + ":current"
+    assert first["name"] == tag and first["reference"] == f"{tag}@{first['digests'][0].partition('@')[2]}"
+    assert first["reference"] != second["reference"]
+
+    shop.play(image=first["reference"])
+    assert shop.serves() == (first["reference"], "1")
+    shop.play(image=second["reference"])
+    assert shop.serves() == (second["reference"], "2")
+    assert "changed=0" in shop.play(image=second["reference"])
+    shop.forget(first["id"])
+    shop.registry.stop()
+    said = shop.back(ok=False)
+    assert "no registry gives it" in said and "connection refused" in said
+    assert shop.serves() == (second["reference"], "2")
+    assert second["reference"] in (shop.top / "stack/compose.yaml").read_text()
+    shop.registry.start()
+    shop.back()
+    assert shop.serves() == (first["reference"], "1")
+
+    # by tag: it means the second version in the registry, then the first again
+    assert image(name=tag)["image"]["id"] == second["id"]
+    shop.play(image=tag)
+    assert shop.serves() == (tag, "2")
+    docker("tag", first["reference"], tag)
+    docker("push", tag)
+    docker("tag", second["id"], tag)
+    assert not image(name=tag)["changed"]
+    would = module("container_image", "--check", name=tag, refresh=True)
+    assert not would["changed"] and would["actions"] == [f"pull {tag}"]
+    moved = image(name=tag, refresh=True)
+    assert moved["changed"] and moved["image"]["id"] == first["id"]
+    assert not image(name=tag, refresh=True)["changed"]
+    shop.play(image=tag)
+    assert shop.serves() == (tag, "1")
+    shop.forget(second["id"])
+    shop.back()
+    assert shop.serves() == (tag, "2") and id_of(tag) == second["id"]
+
+
+@needs_registry
+def test_pushed_unless_it_is_over_the_budget(shop: Shop) -> None:
+    name, target = shop.made("small"), shop.repository
+    asked = {"name": name, "push": target}
+
+    def known() -> list[str]:
+        with urllib.request.urlopen(f"http://{shop.registry.address}/v2/_catalog") as answer:
+            found: list[str] = json.load(answer)["repositories"]
+            return found
+
+    size = image(name=name)["image"]["size"]
+    said = image(**asked, budget=size / 1e6 - 0.00001)
+    assert f"The image {name} has" in said["msg"] and "compose_stack_image_budget" in said["msg"]
+    would = module("container_image", "--check", **asked)
+    assert would["changed"] and would["actions"] == [f"push {target}:small"] and known() == []
+    assert id_of(f"{target}:small") == ""
+    done = image(**asked, budget=size / 1e6)
+    assert done["changed"] and done["actions"] == would["actions"] and known() == [f"{shop.name}/store"]
+    assert done["image"]["reference"] == f"{target}:small@" + done["image"]["digests"][0].partition("@")[2]
+    assert not image(**asked)["changed"] and not module("container_image", "--check", **asked)["changed"]
+    shop.registry.stop()
+    assert "cannot be pushed to" in image(**asked)["msg"]
