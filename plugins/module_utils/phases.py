@@ -60,6 +60,8 @@ def options(given: Facts, plan: Plan | None = None) -> dict[str, t.Any]:
         "max_latency_ms": max(1, round(latency)),
         "big_key_bytes": int(_number(given, "big_key_bytes", 262144, 1024, 512 << 20)),
         "image": str(given.get("image") or "redis:8.0"),
+        "image_source": _one_of(given, "image_source", ("pull", "build")),
+        "image_base": str(given.get("image_base") or ""),
         "server": _path(given, "server"),
         "report_path": _path(given, "report_path"),
         # every application can be stopped: then nobody needs to be fenced

@@ -22,9 +22,22 @@ import pytest
 from machine import docker, module, needs_docker
 from registry import Registry, needs_registry, registry
 
+import servers
+from ansible_collections.njoy.untangle.plugins.module_utils import images
+
 pytestmark = [needs_docker, pytest.mark.timeout(300)]
 PASSWD = "root:x:0:0::/:\napp:x:999:1000::/:\nnginx:x:101:102::/:\n"
 GROUP = "root:x:0:\napp:x:1000:\nweb:x:1001:app\n"
+
+PLAY = """
+- name: A role
+  hosts: here
+  gather_facts: false
+  tasks:
+    - name: Have it
+      ansible.builtin.include_role:
+        name: njoy.untangle.{{ role }}
+"""
 
 
 class Place:
@@ -52,6 +65,22 @@ class Place:
         image = f"{self.name}:{tag}"
         docker("import", *(word for one in changes for word in ("--change", one)), str(archive), image)
         return image
+
+    def play(self, *words: str, ok: bool = True, **variables: Any) -> str:
+        (self.top / "play.yml").write_text(PLAY)
+        (self.top / "hosts").write_text("here ansible_connection=local ansible_python_interpreter=/usr/bin/python3\n")
+        env = {
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(Path(__file__).resolve().parents[2] / ".venv/collections"),
+            "ANSIBLE_HOME": str(self.top / "ansible"),
+            "ANSIBLE_NOCOLOR": "1",
+        }
+        done = subprocess.run(
+            [str(cores.ansible_playbook()), "-i", "hosts", "play.yml", "-e", json.dumps(variables), *words],
+            cwd=self.top, env=env, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode == 0) == ok, done.stdout[-5000:] + done.stderr
+        return done.stdout
 
     def close(self) -> None:
         containers = docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={self.name}").split()
@@ -132,7 +161,7 @@ APP = {"uid": 999, "gid": 1000, "name": "app"}
 def test_whom_an_image_runs_as(place: Place, changes: list[str], user: dict[str, Any] | None) -> None:
     """Without a shell in it, and without starting it."""
     name = place.made("one", *changes)
-    found = image(name=name)["image"]
+    found = images.facts(name)
     assert found["user"] == user and found["variant"] == "alpine"
     assert found["runs_as_root"] == (not any(one.startswith("USER") and one != "USER root" for one in changes))
     assert docker("ps", "-aq", "--filter", f"ancestor={name}") == ""
@@ -140,7 +169,7 @@ def test_whom_an_image_runs_as(place: Place, changes: list[str], user: dict[str,
 
 def test_an_image_that_says_little(place: Place) -> None:
     name = place.made("bare", "HEALTHCHECK CMD x", 'ENTRYPOINT ["/x"]', 'CMD ["y"]', "EXPOSE 81/udp", release="")
-    found = image(name=name)["image"]
+    found = images.facts(name)
     assert found["variant"] is None and found["healthcheck"] is True
     assert (found["entrypoint"], found["command"], found["ports"]) == (["/x"], ["y"], ["81/udp"])
 
@@ -192,17 +221,38 @@ def test_what_is_not_to_be_had(place: Place) -> None:
     assert would["changed"] and would["actions"] == [f"pull {name}"] and would["image"] is None
 
 
+def test_built_where_there_is_no_registry(place: Place) -> None:
+    """By the role redis_instances, from the packages of a base image."""
+    tag = place.name[-8:].replace("-", "x")
+    given: dict[str, Any] = {
+        "role": "redis_instances",
+        "redis_instances": [{"name": tag}],
+        "redis_instances_dir": str(place.top / "state/instances"),
+        "redis_instances_image_source": "build",
+    }
+    said = place.play(ok=False, **given)
+    assert "redis_instances_image_source is build, with the image redis:8.0 on the base (none)" in said
+    given |= {"redis_instances_image": f"{place.name}:built", "redis_instances_image_base": "debian:bookworm-slim"}
+    purpose = {"name": tag, "database": 0, "port": servers.free_port(), "profile": "cache", "maxmemory": "32mb"}
+    plan = "{{ {'source': {'host': '10.255.255.1'}, 'purposes': [purpose]} | njoy.untangle.split_plan(hosts) }}"
+    hosts = {"instances": ["here"], "vars": {"here": {"ansible_connection": "local"}}}
+    given |= {"made": plan, "purpose": purpose, "hosts": hosts, "redis_instances": "{{ made.purposes }}"}
+    place.play("--check", **given)
+    assert id_of(f"{place.name}:built") == ""
+    place.play(**given)
+    try:
+        found = images.facts(f"{place.name}:built")
+        assert (found["user"], found["runs_as_root"]) == ({"uid": 999, "gid": 999, "name": "redis"}, False)
+        assert found["volumes"] == ["/data"] and found["variant"] == "debian"
+        form = "{{.Config.Image}} {{.Config.User}} {{.State.Health.Status}}"
+        assert docker("inspect", "--format", form, f"untangle-{tag}").strip() == f"{found['name']} 999:999 healthy"
+        assert "changed=0" in place.play(**given)
+    finally:
+        place.play(**given, redis_instances_state="absent")
+
+
 # -- with a registry --------------------------------------------------------------------------------------------------------
 
-PLAY = """
-- name: A stack
-  hosts: here
-  gather_facts: false
-  tasks:
-    - name: Have it
-      ansible.builtin.include_role:
-        name: njoy.untangle.compose_stack
-"""
 COMPOSE = """
 name: {{ compose_stack_name }}
 services:
@@ -222,8 +272,6 @@ class Shop(Place):
         self.registry = of
         self.repository = f"{of.address}/{self.name}/store"
         self.more = [self.repository]
-        (self.top / "play.yml").write_text(PLAY)
-        (self.top / "hosts").write_text("here ansible_connection=local ansible_python_interpreter=/usr/bin/python3\n")
         (self.top / "compose.yaml.j2").write_text(COMPOSE)
 
     def version(self, number: int) -> dict[str, Any]:
@@ -244,29 +292,21 @@ class Shop(Place):
         docker("image", "rm", "--force", name)
         assert id_of(name) == ""
 
-    def play(self, *words: str, ok: bool = True, **variables: Any) -> str:
-        env = {
-            **os.environ,
-            "ANSIBLE_COLLECTIONS_PATH": str(Path(__file__).resolve().parents[2] / ".venv/collections"),
-            "ANSIBLE_HOME": str(self.top / "ansible"),
-            "ANSIBLE_NOCOLOR": "1",
-        }
-        given = {
-            "compose_stack_name": self.name,
-            "compose_stack_dir": str(self.top / "stack"),
-            "compose_stack_files": [{"src": str(self.top / "compose.yaml.j2"), "dest": "compose.yaml"}],
-            "compose_stack_wait": 20,
-            **variables,
-        }
-        done = subprocess.run(
-            [str(cores.ansible_playbook()), "-i", "hosts", "play.yml", "-e", json.dumps(given), *words],
-            cwd=self.top, env=env, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert (done.returncode == 0) == ok, done.stdout[-5000:] + done.stderr
-        return done.stdout
+    def deploy(self, image: str) -> str:
+        return self._stack(image=image)
 
-    def back(self, **kwargs: Any) -> str:
-        return self.play(compose_stack_state="rolled_back", **kwargs)
+    def back(self, ok: bool = True) -> str:
+        return self._stack(ok=ok, compose_stack_state="rolled_back")
+
+    def _stack(self, **variables: Any) -> str:
+        return self.play(
+            role="compose_stack",
+            compose_stack_name=self.name,
+            compose_stack_dir=str(self.top / "stack"),
+            compose_stack_files=[{"src": str(self.top / "compose.yaml.j2"), "dest": "compose.yaml"}],
+            compose_stack_wait=20,
+            **variables,
+        )
 
     def serves(self) -> tuple[str, str]:
         """The image by name, and the version within."""
@@ -292,11 +332,11 @@ def test_deployed_from_a_registry_and_gone_back_to(shop: Shop) -> None:
     assert first["name"] == tag and first["reference"] == f"{tag}@{first['digests'][0].partition('@')[2]}"
     assert first["reference"] != second["reference"]
 
-    shop.play(image=first["reference"])
+    shop.deploy(first["reference"])
     assert shop.serves() == (first["reference"], "1")
-    shop.play(image=second["reference"])
+    shop.deploy(second["reference"])
     assert shop.serves() == (second["reference"], "2")
-    assert "changed=0" in shop.play(image=second["reference"])
+    assert "changed=0" in shop.deploy(second["reference"])
     shop.forget(first["id"])
     shop.registry.stop()
     said = shop.back(ok=False)
@@ -309,7 +349,7 @@ def test_deployed_from_a_registry_and_gone_back_to(shop: Shop) -> None:
 
     # by tag: it means the second version in the registry, then the first again
     assert image(name=tag)["image"]["id"] == second["id"]
-    shop.play(image=tag)
+    shop.deploy(tag)
     assert shop.serves() == (tag, "2")
     docker("tag", first["reference"], tag)
     docker("push", tag)
@@ -320,7 +360,7 @@ def test_deployed_from_a_registry_and_gone_back_to(shop: Shop) -> None:
     moved = image(name=tag, refresh=True)
     assert moved["changed"] and moved["image"]["id"] == first["id"]
     assert not image(name=tag, refresh=True)["changed"]
-    shop.play(image=tag)
+    shop.deploy(tag)
     assert shop.serves() == (tag, "1")
     shop.forget(second["id"])
     shop.back()
