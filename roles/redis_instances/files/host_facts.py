@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
+import ipaddress
 import json
 import os
 import pwd
@@ -59,7 +60,7 @@ def read(path):
 
 def named(problem, called):
     """A sentence with the variables that its reader knows: `called` has them where another role has ours filled."""
-    for name in ("server", "backend", "image", "user", "tls", "dir"):
+    for name in ("server", "backend", "image", "user", "tls", "dir", "network", "host_settings"):
         problem = problem.replace("{%s}" % name, called.get(name) or "redis_instances_" + name)
     return problem
 
@@ -287,6 +288,99 @@ def check_listen(one, running_there, problems):
     return address
 
 
+def network_of(name, problems):
+    """Subnets of a Docker network, and who has which address there."""
+    code, text = run("docker", "network", "inspect", name)
+    if code:
+        problems.append(
+            "there is no Docker network %s on this host. Create it (docker network create --subnet 172.30.0.0/24 %s), or leave "
+            "{network} empty to publish ports on the host." % (name, name)
+        )
+        return None
+    found = json.loads(text)[0]
+    return {
+        "subnets": [one["Subnet"] for one in (found.get("IPAM") or {}).get("Config") or () if one.get("Subnet")],
+        "gateways": [one["Gateway"] for one in (found.get("IPAM") or {}).get("Config") or () if one.get("Gateway")],
+        "taken": {
+            one["IPv4Address"].partition("/")[0]: one["Name"] for one in (found.get("Containers") or {}).values()
+        },
+    }
+
+
+def check_on_network(one, name, network, problems):
+    """Whether a purpose can have its address on a network: it is no address of the host."""
+    where, address = "purpose %s" % one["name"], one["address"]
+    try:
+        inside = any(ipaddress.ip_address(address) in ipaddress.ip_network(subnet) for subnet in network["subnets"])
+    except ValueError:
+        inside = False
+    if not inside or address in network["gateways"]:
+        problems.append(
+            "%s: %s is no address for a container on the network %s (%s). Give the purpose a free address of it, or leave {network} empty."
+            % (where, address, name, ", ".join(network["subnets"]) or "no subnet")
+        )
+    elif network["taken"].get(address, "untangle-" + one["name"]) != "untangle-" + one["name"]:
+        problems.append(
+            "%s: the container %s has the address %s on the network %s. Give the purpose another."
+            % (where, network["taken"][address], address, name)
+        )
+    return address
+
+
+def kernel_settings(top, backend):
+    """What the kernel of this host is set to and Redis needs otherwise, with what that costs. ``top`` is / but in tests."""
+    settings = [
+        {
+            "name": "vm.overcommit_memory",
+            "path": "/proc/sys/vm/overcommit_memory",
+            "well": lambda value: value == "1",
+            "wanted": "1",
+            "cost": "a fork to save the data can fail though there is memory for it",
+        },
+        {
+            "name": "transparent huge pages",
+            "path": "/sys/kernel/mm/transparent_hugepage/enabled",
+            "well": lambda value: value != "always",
+            "wanted": "madvise",
+            "cost": "while it saves, a server copies 2 MB for each byte that is written, which costs memory and milliseconds",
+        },
+    ]
+    if backend == "host":
+        # a container has its own, which is the kernel's default of 4096
+        settings.append(
+            {
+                "name": "net.core.somaxconn",
+                "path": "/proc/sys/net/core/somaxconn",
+                "well": lambda value: int(value or 0) >= 511,
+                "wanted": "1024",
+                "cost": "of many clients that connect at once some are turned away (tcp-backlog is 511)",
+            }
+        )
+    found = []
+    for one in settings:
+        path = top + one["path"]
+        text = read(path).strip()
+        chosen = re.search(r"\[(\w+)\]", text)
+        value = chosen.group(1) if chosen else text
+        if not value or one["well"](value):
+            continue
+        sysctl = one["path"].startswith("/proc/sys/")
+        found.append(
+            {
+                "name": one["name"],
+                "value": value,
+                "wanted": one["wanted"],
+                "cost": one["cost"],
+                "path": path,
+                "file": top + ("/etc/sysctl.d/90-untangle.conf" if sysctl else "/etc/tmpfiles.d/untangle.conf"),
+                "line": "%s = %s" % (one["name"], one["wanted"])
+                if sysctl
+                else "w %s - - - - %s" % (one["path"], one["wanted"]),
+            }
+        )
+    return found
+
+
 def containers(names):
     """Our containers by purpose, as docker inspect gives them."""
     if not names or not shutil.which("docker"):
@@ -367,7 +461,9 @@ def main():
         "instances": {},
         "tls_sha": "",
         "shut": "",
+        "settings": [],
     }
+    top = asked.get("top") or ""
     present = asked["state"] == "present"
     compose = asked["backend"] == "compose"
     if not os.path.isabs(directory):
@@ -405,7 +501,12 @@ def main():
         answer["tls_sha"] = digest.hexdigest()
     if present and answer["server"] and (asked.get("source") or {}).get("payload_version"):
         check_payload(asked, answer["server"], problems)
+    if present:
+        answer["settings"] = kernel_settings(top, asked["backend"])
+        if asked.get("host_settings") == "set" and answer["settings"] and not root:
+            problems.append("{host_settings} is set, which takes root. Become root, or leave it at report.")
     found = containers([one["name"] for one in asked["instances"]])
+    network = network_of(asked["network"], problems) if present and compose and asked.get("network") else None
     for one in asked["instances"]:
         home = os.path.join(directory, one["name"])
         seen = existing(one["name"], home, found.get(one["name"]))
@@ -422,6 +523,10 @@ def main():
                     % (where, seen["backend"], asked["backend"])
                 )
             listens = "%s:%s" % (one["address"], one["port"])
+            if compose and asked.get("network"):
+                seen["bind"] = check_on_network(one, asked["network"], network, problems) if network else ""
+                answer["instances"][one["name"]] = seen
+                continue
             seen["bind"] = check_listen(one, seen["alive"] and seen["applied"].get("listen") == listens, problems)
         answer["instances"][one["name"]] = seen
     answer["problems"] = [named(problem, asked.get("called") or {}) for problem in problems]

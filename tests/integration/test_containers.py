@@ -1,0 +1,212 @@
+# Copyright (c) 2026, the njoy.untangle authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Instances in containers: the live split onto a network of the user's, and what happens to containers in their life."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import redis
+from machine import docker, eventually, module, needs_docker
+from playbook_site import PROFILES, SOURCE_SECRET, Site, differs, needs
+
+pytestmark = [*needs, needs_docker]
+
+
+@contextlib.contextmanager
+def network() -> Iterator[tuple[str, str]]:
+    """A network with a subnet of its own: its name, and how its addresses begin."""
+    while True:
+        begin = f"10.{random.randint(100, 250)}.{random.randint(0, 250)}"
+        name = f"untangle-test-{begin}"
+        if docker("network", "create", "--subnet", f"{begin}.0/24", name):
+            break
+    try:
+        yield name, begin
+    finally:
+        docker("network", "rm", name)
+
+
+@contextlib.contextmanager
+def site_in_containers(**variables: Any) -> Iterator[Site]:
+    site = Site(
+        redis_split_backend="compose", redis_split_image="redis:7.0", redis_split_strategy="live", **variables
+    )  # fmt: skip
+    try:
+        yield site
+    finally:
+        site.close()
+
+
+def facts(site: Site, kind: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(docker("inspect", f"untangle-{site.names[kind]}"))[0]
+    return found
+
+
+def compose(site: Site, kind: str, *words: str) -> None:
+    home = site.state / "instances" / site.names[kind]
+    subprocess.run(["docker", "compose", *words], cwd=home, check=True, capture_output=True)
+
+
+class Writer:
+    """Pushes numbers onto a list of the pipeline, at the shared server, and remembers which were acknowledged."""
+
+    def __init__(self, site: Site):
+        self.site, self.stop, self.acknowledged = site, threading.Event(), list[int]()
+        self.thread = threading.Thread(target=self._write, daemon=True)
+        self.thread.start()
+
+    def _write(self) -> None:
+        client = self.site.source.client(5, username="default", password=SOURCE_SECRET)
+        number = 0
+        while not self.stop.is_set():
+            number += 1
+            try:
+                client.rpush("written", number)
+                self.acknowledged.append(number)
+            except redis.RedisError:
+                return
+            time.sleep(0.002)
+
+    def end(self) -> None:
+        self.thread.join(20)
+        assert not self.thread.is_alive() and len(self.acknowledged) > 100
+        arrived = [int(number) for number in self.site.instance("pipeline").lrange("written", 0, -1)]
+        assert arrived[: len(self.acknowledged)] == self.acknowledged
+        # a push that was executed and whose answer was lost is the only one that may come beside these
+        assert len(arrived) <= len(self.acknowledged) + 1
+
+
+def test_the_live_split_on_a_network() -> None:
+    """Nothing is published; containers go down, come up and are killed under the mirror, and after the cutover too."""
+    with network() as (name, begin), site_in_containers(redis_split_network=name) as site:
+        purposes = site.variables["redis_split_purposes"]
+        for number, purpose in enumerate(purposes, 11):
+            purpose["address"] = f"{begin}.{number}"
+        stranger = f"untangle-stranger-{begin}"
+        docker("run", "-d", "--name", stranger, "--network", name, "--ip", f"{begin}.11", "redis:7.0")
+        purposes[1]["address"] = "127.0.0.1"
+        try:
+            site.play("provision", ok=False).says(
+                f"the container {stranger} has the address {begin}.11",
+                "127.0.0.1 is no address for a container on the network",
+                "Nothing was changed",
+            )
+        finally:
+            docker("rm", "-fv", stranger)
+        purposes[1]["address"] = f"{begin}.12"
+
+        site.fill()
+        site.play("provision")
+        for kind in PROFILES:
+            found = facts(site, kind)
+            assert not found["HostConfig"]["PortBindings"] and set(found["NetworkSettings"]["Networks"]) == {name}
+        marks = module("container_hardening_info", project=f"untangle-{site.names['cache']}")
+        assert marks["score"] == marks["out_of"]
+        site.play("sync")
+        writer = Writer(site)
+        # An application in a container comes by name.
+        reached = docker(
+            "run", "--rm", "--network", name, "redis:7.0", "redis-cli", "-h", f"untangle-{site.names['cache']}", "-p",
+            str(site.ports["cache"]), "ping",
+        )  # fmt: skip
+        assert "NOAUTH" in reached
+        compose(site, "cache", "down")
+        os.kill(facts(site, "pipeline")["State"]["Pid"], signal.SIGKILL)
+        time.sleep(2)
+        compose(site, "cache", "up", "--detach", "--wait")
+        eventually(lambda: facts(site, "pipeline")["State"]["Running"])
+        site.play("cutover")
+        writer.end()
+        assert site.states() == {"cut_over"}
+
+        # with an append-only file nothing that is older than a second is lost
+        queue = site.instance("pipeline")
+        queue.rpush("after", *range(1000))
+        time.sleep(1.5)
+        whole = site.target_data()
+        before = facts(site, "pipeline")["State"]["Pid"]
+        os.kill(before, signal.SIGKILL)
+        eventually(
+            lambda: facts(site, "pipeline")["State"]["Pid"] not in (0, before) and site.instance("pipeline").ping(), 30
+        )
+        assert differs_of("pipeline", whole["pipeline"], site) == {}
+        compose(site, "sessions", "down")
+        compose(site, "sessions", "up", "--detach", "--wait")
+        assert differs_of("sessions", whole["sessions"], site) == {}
+
+        # An upgrade takes the data along; back the older server would have to read what the newer one has saved.
+        site.variables["redis_split_image"] = "redis:8.0"
+        site.play("provision", "--check").says("would be")
+        assert queue.info("server")["redis_version"].startswith("7.0")
+        kept = {kind: site.target_data()[kind] for kind in ("pipeline", "sessions")}
+        site.play("provision")
+        for kind in PROFILES:
+            assert site.instance(kind).info("server")["redis_version"].startswith("8.0")
+            # what an image brings is not loaded unasked (what a server is built with has no path)
+            assert [one for one in site.instance(kind).module_list() if one[b"path"]] == []
+        for kind, data in kept.items():
+            assert differs_of(kind, data, site) == {}
+        queue.bgrewriteaof()
+        eventually(lambda: not queue.info("persistence")["aof_rewrite_in_progress"])
+        site.variables["redis_split_image"] = "redis:7.0"
+        site.play("provision", ok=False).says("RDB format version", "was put back and serves")
+        assert queue.info("server")["redis_version"].startswith("8.0")
+        for kind, data in kept.items():
+            assert differs_of(kind, data, site) == {}
+        site.variables["redis_split_image"] = "redis:8.0"
+
+        data = site.target_data()
+        site.play("rollback")
+        assert differs(data, site.source_data()) == {}
+
+
+def differs_of(kind: str, data: dict[str, Any], site: Site) -> dict[str, Any]:
+    now = site.target_data()
+    return differs({**now, kind: data}, now)
+
+
+def test_a_fork_at_the_limit_is_no_end() -> None:
+    """A full queue is written to all over while it forks: every page is there twice, and the container's limit has room for it."""
+    with site_in_containers() as site:
+        site.play("provision")
+        client = site.instance("pipeline")
+        value = random.randbytes(4000)
+        keys = 0
+        with contextlib.suppress(redis.OutOfMemoryError):
+            while True:
+                pipe = client.pipeline(transaction=False)
+                for number in range(keys, keys + 500):
+                    pipe.set(f"job:{number}", value)
+                pipe.execute()
+                keys += 500
+        keys = client.dbsize()
+        full = client.info("memory")
+        assert keys > 5000 and full["used_memory"] > full["maxmemory"] * 0.9
+        for job in ("bgrewriteaof", "bgsave"):
+            getattr(client, job)()
+            for number in range(keys):
+                with contextlib.suppress(redis.OutOfMemoryError):
+                    client.setrange(f"job:{number}", 0, b"changed")
+            eventually(
+                lambda: (
+                    not client.info("persistence")["aof_rewrite_in_progress"]
+                    and not client.info("persistence")["rdb_bgsave_in_progress"]
+                ),
+                60,
+            )
+        saved = client.info("persistence")
+        assert saved["rdb_last_bgsave_status"] == saved["aof_last_bgrewrite_status"] == "ok"
+        print("copied while it forked:", saved["rdb_last_cow_size"], "of", full["used_memory"])
+        found = facts(site, "pipeline")
+        assert not found["State"]["OOMKilled"] and found["RestartCount"] == 0 and client.dbsize() == keys
