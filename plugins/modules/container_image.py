@@ -166,7 +166,7 @@ class Work:
     def pushed(self, name: str, target: str, found: images.Facts | None) -> None:
         there = images.inspected(target)
         same = bool(found and there and there["Id"] == found["Id"])
-        known = same and any(images.parted(one)[0] == images.parted(target)[0] for one in found["RepoDigests"])
+        known = same and any(images.parted(one)[0] == images.parted(target)[0] for one in found.get("RepoDigests") or ())
         if self.check:
             told = not known
         else:
