@@ -164,9 +164,9 @@ class Work:
         return images.inspected(name)
 
     def pushed(self, name: str, target: str, found: images.Facts | None) -> None:
-        there = images.inspected(target)
-        same = bool(found and there and there["Id"] == found["Id"])
-        known = same and any(images.parted(one)[0] == images.parted(target)[0] for one in found.get("RepoDigests") or ())
+        there, repository = images.inspected(target) or {}, images.parted(target)[0]
+        given = [one for one in there.get("RepoDigests") or () if images.parted(one)[0] == repository]
+        known = bool(found and given and there["Id"] == found["Id"])
         if self.check:
             told = not known
         else:
