@@ -105,7 +105,8 @@ def inspected(name: str) -> Facts | None:
     try:
         return t.cast(Facts, json.loads(docker("image", "inspect", name))[0])
     except UntangleError as exc:
-        if "no such image" in exc.message.lower():
+        # what is no name at all is explained where it is pulled
+        if re.search("no such image|invalid reference format", exc.message, re.IGNORECASE):
             return None
         raise
 

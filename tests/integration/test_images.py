@@ -62,6 +62,7 @@ class Place:
                 info = tarfile.TarInfo(name)
                 info.type, info.mode, info.uid, info.gid = tarfile.DIRTYPE, 0o755, uid, 1000 if uid else 0
                 tar.addfile(info)
+            tar.addfile(tarfile.TarInfo(f"data/{self.name}"))
         image = f"{self.name}:{tag}"
         docker("import", *(word for one in changes for word in ("--change", one)), str(archive), image)
         return image
@@ -164,7 +165,10 @@ def test_whom_an_image_runs_as(place: Place, changes: list[str], user: dict[str,
     found = images.facts(name)
     assert found["user"] == user and found["variant"] == "alpine"
     assert found["runs_as_root"] == (not any(one.startswith("USER") and one != "USER root" for one in changes))
+    # nothing is left of looking at it: no container, no volume with what the image has in it
     assert docker("ps", "-aq", "--filter", f"ancestor={name}") == ""
+    volumes = Path(docker("info", "-f", "{{.DockerRootDir}}").strip(), "volumes")
+    assert list(volumes.glob(f"*/_data/{place.name}")) == []
 
 
 def test_an_image_that_says_little(place: Place) -> None:
@@ -217,6 +221,7 @@ def test_what_is_not_to_be_had(place: Place) -> None:
     for said in (image(name=name), image(name="x", source="build", base=name, dockerfile="FROM x")):
         assert "image" not in said and f"The image {name} is not to be had" in said["msg"]
         assert "connection refused" in said["msg"] and "docker load" in said["msg"]
+    assert "The image redis 8.0 is not to be had: docker pull" in image(name="redis 8.0")["msg"]
     would = module("container_image", "--check", name=name)
     assert would["changed"] and would["actions"] == [f"pull {name}"] and would["image"] is None
 
