@@ -183,7 +183,7 @@ def pull(name: str) -> None:
     except UntangleError as exc:
         raise UntangleError(
             "The image %s is not to be had: %s Check its name and that this host reaches and is logged in to its registry, load it "
-            "(docker load), or build it on this host." % (name, exc.message.rstrip(".") + ".")
+            "(docker load), or build it on this host (image_source: build)." % (name, exc.message.rstrip(".") + ".")
         ) from exc
 
 
