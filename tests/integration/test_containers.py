@@ -166,9 +166,11 @@ def test_the_live_split_on_a_network() -> None:
             assert differs_of(kind, data, site) == {}
         site.variables["redis_split_image"] = "redis:8.0"
 
+        # A cache that was made anew has lost what it took since the cutover, and nobody goes back over that unasked.
+        site.play("rollback", ok=False).says("came back empty", "redis_split_accept_loss")
         data = site.target_data()
-        site.play("rollback")
-        assert differs(data, site.source_data()) == {}
+        site.play("rollback", "-e", json.dumps({"redis_split_accept_loss": [site.names["cache"]]}))
+        assert differs({**data, "cache": site.source_data()["cache"]}, site.source_data()) == {}
 
 
 def differs_of(kind: str, data: dict[str, Any], site: Site) -> dict[str, Any]:
