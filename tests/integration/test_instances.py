@@ -499,6 +499,47 @@ def ask(directory: Path, **question: Any) -> dict[str, Any]:
 
 
 @slow
+@needs_root
+def test_the_kernels_settings(site: Any) -> None:
+    """Reported with what they cost; set only when told to, and for good. A directory stands for the root of the host."""
+    here = site("host", __redis_instances_top="")
+    here.purposes.pop()
+    top = here.top / "host"
+    before = {
+        "proc/sys/vm/overcommit_memory": "0",
+        "proc/sys/net/core/somaxconn": "128",
+        "sys/kernel/mm/transparent_hugepage/enabled": "[always] madvise never",
+    }
+    for name, text in before.items():
+        (top / name).parent.mkdir(parents=True)
+        (top / name).write_text(text + "\n")
+    here.variables["__redis_instances_top"] = str(top)
+
+    def now() -> dict[str, str]:
+        return {str(path.relative_to(top)): path.read_text().strip() for path in top.rglob("*") if path.is_file()}
+
+    said = here.play()
+    assert "vm.overcommit_memory is 0, and Redis needs 1" in said and "transparent huge pages is always" in said
+    assert "net.core.somaxconn is 128" in said and "redis_instances_host_settings: set changes it" in said
+    assert now() == before
+    here.variables["redis_instances_host_settings"] = "set"
+    here.play("--check")
+    assert here.changed > 0 and now() == before
+    here.play()
+    assert now() == {
+        "proc/sys/vm/overcommit_memory": "1",
+        "proc/sys/net/core/somaxconn": "1024",
+        "sys/kernel/mm/transparent_hugepage/enabled": "madvise",
+        "etc/sysctl.d/90-untangle.conf": "vm.overcommit_memory = 1\nnet.core.somaxconn = 1024",
+        "etc/tmpfiles.d/untangle.conf": "w /sys/kernel/mm/transparent_hugepage/enabled - - - - madvise",
+    }
+    said = here.play()
+    assert here.changed == 0 and "and Redis needs 1" not in said
+    here.play(redis_instances_state="absent")
+    assert not [name for name in now() if name.startswith("etc/")]
+
+
+@slow
 @needs_docker
 def test_systemd(site: Any) -> None:
     """Where systemd is PID 1 an instance is a unit: started, started again for a change, watched over, and taken away."""
