@@ -18,6 +18,7 @@ from typing import Any
 import cores
 import pytest
 from machine import docker, module, needs_docker
+from registry import needs_registry, registry
 
 pytestmark = [needs_docker, pytest.mark.timeout(900)]
 PLAY = """
@@ -355,6 +356,39 @@ def test_what_cannot_be_deployed_is_refused_whole(stack: Stack) -> None:
     ):
         assert reason in said
     assert not (stack.top / "stack").exists() and SECRET not in said
+
+
+@needs_registry
+def test_built_pushed_and_deployed_by_digest(stack: Stack) -> None:
+    """Two versions of a Dockerfile, a registry between, and the way back when the host has lost the first image."""
+    with registry() as one:
+        where = one.address
+        stack.variables.update(described(), compose_stack_push=f"{where}/{stack.name}")
+        store = stack.variables["compose_stack_services"]["store"]
+        store["image"] = f"{stack.name}-built:1"
+        store["build"] = {"base": "redis:7.0", "dockerfile": "ARG BASE\nFROM ${BASE}\nRUN echo one > /version\n"}
+        said = stack.play(ok=False, compose_stack_image_budget=1)
+        assert "budget" in said and "compose_stack_image_budget" in said and stack.ids() == {}
+        stack.play()
+        first = stack.ids()
+        ran = json.loads(docker("inspect", first["store"]))[0]
+        assert ran["Config"]["Image"].startswith(f"{where}/{stack.name}/store:1@sha256:")
+        assert docker("exec", first["store"], "cat", "/version").strip() == "one"
+        assert "changed=0" in stack.play()
+        store["build"]["dockerfile"] = store["build"]["dockerfile"].replace("one", "two")
+        stack.play()
+        second = stack.ids()
+        assert docker("exec", second["store"], "cat", "/version").strip() == "two" and second["other"] == first["other"]
+        docker("rmi", "-f", ran["Image"])
+        stack.play(compose_stack_state="rolled_back")
+        assert docker("exec", stack.ids()["store"], "cat", "/version").strip() == "one"
+        stack.play(compose_stack_state="absent", compose_stack_volumes=True)
+        form = "{{.Repository}} {{.Tag}} {{.Digest}}"
+        for line in docker("image", "ls", "--digests", "--format", form).splitlines():
+            name, tag, digest = line.split()
+            # by name: an ID would be another's image too
+            if stack.name in name and tag != "current":
+                docker("rmi", f"{name}:{tag}" if tag != "<none>" else f"{name}@{digest}")
 
 
 def test_a_service_that_fails_has_the_last_word(stack: Stack) -> None:

@@ -16,7 +16,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import redis
+from engine import engine_of_ones_own
 from machine import docker, eventually, module, needs_docker
 from playbook_site import PROFILES, SOURCE_SECRET, Site, differs, needs
 
@@ -176,6 +178,48 @@ def test_the_live_split_on_a_network() -> None:
 def differs_of(kind: str, data: dict[str, Any], site: Site) -> dict[str, Any]:
     now = site.target_data()
     return differs({**now, kind: data}, now)
+
+
+def test_a_host_that_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The power of the instances' host is cut, under the mirror and after the cutover: an engine of its own, and all that it runs."""
+    with engine_of_ones_own("redis:7.0") as engine, site_in_containers() as site:
+        monkeypatch.setenv("DOCKER_HOST", engine.socket)
+        site.source.config["bind"] = f"127.0.0.1 {engine.here}"
+        site.source.restart()
+        site.variables["redis_split_source"]["host"] = engine.here
+        for purpose in site.variables["redis_split_purposes"]:
+            purpose["address"] = engine.address
+
+        def play(phase: str, *words: str) -> None:
+            site.play(phase, *words, inside=engine.inside)
+
+        def serve(kind: str) -> bool:
+            return bool(site.instance(kind).ping())
+
+        site.fill()
+        play("provision")
+        play("sync")
+        writer = Writer(site)
+        engine.cut_power()
+        engine.start()
+        for kind in PROFILES:
+            eventually(lambda kind=kind: serve(kind), 30)  # type: ignore[misc]
+        play("cutover")
+        writer.end()
+        queue = site.instance("pipeline")
+        queue.rpush("after", *range(1000))
+        # with an append-only file nothing that is older than a second is lost
+        time.sleep(1.5)
+        whole = site.target_data()
+        engine.cut_power()
+        engine.start()
+        for kind in PROFILES:
+            eventually(lambda kind=kind: serve(kind), 30)  # type: ignore[misc]
+        for kind in ("pipeline", "sessions"):
+            assert differs_of(kind, whole[kind], site) == {}
+        play("rollback", "-e", json.dumps({"redis_split_accept_loss": [site.names["cache"]]}))
+        back = site.source_data()
+        assert differs({**whole, "cache": back["cache"]}, back) == {}
 
 
 def test_a_fork_at_the_limit_is_no_end() -> None:

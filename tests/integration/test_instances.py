@@ -498,6 +498,49 @@ def ask(directory: Path, **question: Any) -> dict[str, Any]:
     return found
 
 
+WITH_MODULE = """
+FROM redis:7.0
+RUN cd /tmp && apt-get update -q && apt-get download -q redis-redisearch && dpkg -x *.deb / && rm *.deb
+ENTRYPOINT ["sh", "-c", "exec redis-server \\"$@\\" --loadmodule $0", "/usr/lib/redis/modules/redisearch.so"]
+CMD []
+"""
+
+
+@slow
+@needs_docker
+def test_modules_of_an_image_are_loaded_when_asked_for(site: Any) -> None:
+    """An image whose entrypoint loads one, as that of Redis 8 does."""
+    image = f"untangle-test-module-{os.getpid()}"
+    built = subprocess.run(
+        ["docker", "build", "-q", "-t", f"{image}:1", "-"],
+        input=WITH_MODULE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    try:
+        loaded = docker("run", "--rm", f"{image}:1", "--version")
+        assert loaded.startswith("Redis server v=7.0")
+        where = docker(
+            "run", "--rm", "--entrypoint", "sh", f"{image}:1", "-c", "ls /usr/lib/redis/modules/*.so"
+        ).strip()
+        here = site("compose", redis_instances_image=f"{image}:1")
+        here.purposes.pop()
+        here.play()
+        with here.client(here.queue) as client:
+            assert client.module_list() == []
+        here.purposes[0]["settings"] = {"loadmodule": where}
+        here.play()
+        with here.client(here.queue) as client:
+            assert [one["name"] for one in client.module_list()] == ["ft"]
+        here.play()
+        assert here.changed == 0
+    finally:
+        here.close()
+        docker("rmi", "-f", f"{image}:1")
+
+
 @slow
 @needs_root
 def test_the_kernels_settings(site: Any) -> None:
