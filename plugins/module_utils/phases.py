@@ -62,6 +62,7 @@ def options(given: Facts, plan: Plan | None = None) -> dict[str, t.Any]:
         "image": str(given.get("image") or "redis:8.0"),
         "image_source": _one_of(given, "image_source", ("pull", "build")),
         "image_base": str(given.get("image_base") or ""),
+        "monitoring": plans.boolean(given.get("monitoring"), "redis_split_monitoring"),
         "network": str(given.get("network") or ""),
         "host_settings": _one_of(given, "host_settings", ("report", "set")),
         "server": _path(given, "server"),

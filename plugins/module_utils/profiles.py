@@ -319,7 +319,8 @@ def _quoted(value: str) -> str:
 
 
 def acl_lines(user: str, profile: str, hashes: t.Mapping[str, str], version: Version, extra: str = "") -> list[str]:
-    """The lines of users.acl. `hashes`: SHA-256 of the passwords of `app`, `admin` and `health`, as 64 hex digits.
+    """The lines of users.acl. `hashes`: SHA-256 of the passwords of `app`, `admin` and `health`, as 64 hex digits; of `exporter`
+    where the instance is watched.
 
     The application gets everything except what administers the server, what stalls it (KEYS) and what empties it;
     INFO, ROLE, SORT, LASTSAVE and CLIENT LIST are let through, because client libraries and workers ask for them.
@@ -340,6 +341,11 @@ def acl_lines(user: str, profile: str, hashes: t.Mapping[str, str], version: Ver
     if profile in MAY_FLUSH:
         app.append("+flushdb")
     reset = ["resetkeys", "resetchannels"] if channels else ["resetkeys"]
+    watched = []
+    if "exporter" in hashes:
+        # what an exporter reads, and no key
+        asked = "+ping +info +config|get +slowlog +latency +client|setname"
+        watched = ["user exporter on #%s %s -@all %s" % (hashes["exporter"], " ".join(reset), asked)]
     return [
         # Nobody logs in as it, and it keeps its rights: a server loads its AOF as this user, and up to Redis 8.0 and Valkey
         # 8.1 it drops every transaction and script in it that the user may not run (redis #14541, valkey #3983).
@@ -347,6 +353,7 @@ def acl_lines(user: str, profile: str, hashes: t.Mapping[str, str], version: Ver
         "user %s on #%s %s%s" % (user, hashes["app"], " ".join(app), " " + extra if extra else ""),
         "user untangle on #%s ~* %s+@all" % (hashes["admin"], "&* " if channels else ""),
         "user health on #%s %s -@all +ping" % (hashes["health"], " ".join(reset)),
+        *watched,
     ]
 
 

@@ -88,7 +88,10 @@ class Releases:
             services[service_of(one)] = {
                 "image": one["Config"]["Image"],
                 "id": one["Image"],
-                "digests": sorted(image.get("RepoDigests") or ()),
+                # of its own repository: what others have made of the same image is no part of this release
+                "digests": sorted(
+                    d for d in image.get("RepoDigests") or () if _repository(d) == _repository(one["Config"]["Image"])
+                ),
                 "size": image.get("Size"),
                 "config": _digest("%s %s" % (name, _digest_of(path)) for name, path in sorted(found.items())),
             }
@@ -222,6 +225,11 @@ class Releases:
 def _fixed(image: str) -> bool:
     """A name that can mean one image only."""
     return "@" in image or image.startswith("sha256:")
+
+
+def _repository(name: str) -> str:
+    head, slash, last = name.partition("@")[0].rpartition("/")
+    return head + slash + last.partition(":")[0]
 
 
 def _digest_of(path: str) -> str:

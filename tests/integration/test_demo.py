@@ -44,7 +44,7 @@ def left(place: Path) -> dict[str, object]:
     )
     return {
         "processes": processes,
-        "containers and volumes": re.findall(rf".*untangle-(?:{names}|demo).*", there),
+        "containers and volumes": re.findall(rf".*untangle-(?:{names}|demo)(?:_data)?(?![\w-]).*", there),
         "files": place.exists(),
     }
 

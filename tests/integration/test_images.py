@@ -255,7 +255,7 @@ def test_built_where_there_is_no_registry(place: Place) -> None:
     finally:
         docker("rm", "-fv", f"untangle-{tag}")
         docker("volume", "rm", f"untangle-{tag}_data")
-        docker("network", "rm", f"untangle-{tag}_default")
+        docker("network", "rm", f"untangle-{tag}_default", f"untangle-{tag}_published")
 
 
 # -- with a registry --------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 #   up.sh servers    server binaries for tests/servers.py (no Docker needed), and Debian's own redis-server
 #   up.sh engine     a Docker engine that answers
 #   up.sh plugins    docker compose and docker buildx
-#   up.sh images     images under the names that a registry would give them: redis, valkey/valkey, njoy/managed-host
+#   up.sh images     images under the names that a registry would give them: redis, valkey/valkey, njoy/managed-host, prom/prometheus, oliver006/redis_exporter
 #   up.sh versions   images of the oldest and the newest server as well: redis:6.0, valkey/valkey:9.1
 #   up.sh            servers, engine, plugins, images
 # REBUILD=1 makes images and binaries again. Everything comes from Debian packages, at the addresses of this machine's
@@ -188,6 +188,9 @@ images() {
       image managed-host BASE=debian:bookworm-slim -- njoy/managed-host:latest njoy/managed-host:bookworm ) & pids+=($!)
     ( image server BASE=debian:trixie-slim ENGINE=redis -- redis:8.0 redis:8 redis:latest
       image server BASE=debian:trixie-slim ENGINE=valkey -- valkey/valkey:8.1 valkey/valkey:8 valkey/valkey:latest ) & pids+=($!)
+    ( image tool BASE=debian:bookworm-slim PACKAGE=prometheus PROGRAM=/bin/prometheus DATA=/prometheus -- prom/prometheus:v2.42.0
+      image tool BASE=debian:bookworm-slim PACKAGE=prometheus-redis-exporter PROGRAM=/redis_exporter -- \
+          oliver006/redis_exporter:v1.45.0-alpine ) & pids+=($!)
     all_of "${pids[@]}" || die "images are missing"
     log "images are there"
 }

@@ -321,9 +321,11 @@ def check_on_network(one, name, network, problems):
         )
     elif network["taken"].get(address, "untangle-" + one["name"]) != "untangle-" + one["name"]:
         problems.append(
-            "%s: the container %s has the address %s on the network %s. Give the purpose another."
+            "%s: %s has the address %s on the network %s. Give the purpose another."
             % (where, network["taken"][address], address, name)
         )
+    # the next one cannot have it
+    network["taken"][address] = "untangle-" + one["name"]
     return address
 
 
@@ -506,6 +508,8 @@ def main():
         if asked.get("host_settings") == "set" and answer["settings"] and not root:
             problems.append("{host_settings} is set, which takes root. Become root, or leave it at report.")
     found = containers([one["name"] for one in asked["instances"]])
+    if present and not compose and asked.get("network"):
+        problems.append("{network} is %s, and only containers can be on it. Use {backend}: compose." % asked["network"])
     network = network_of(asked["network"], problems) if present and compose and asked.get("network") else None
     for one in asked["instances"]:
         home = os.path.join(directory, one["name"])

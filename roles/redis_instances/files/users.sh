@@ -24,7 +24,8 @@ put() {
 }
 
 given=$(cat)
-for kind in app admin health; do
+for kind in app admin health exporter; do
+    case $lines in *"@$kind@"*) ;; *) continue ;; esac
     file=$secrets.$kind
     if [ "$kind" = app ] && [ -n "$given" ]; then
         word=$given

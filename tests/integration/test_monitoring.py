@@ -1,0 +1,96 @@
+# Copyright (c) 2026, the njoy.untangle authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A real Prometheus and real exporters watch the instances, and an alert comes when there is something to tell."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from typing import Any
+
+from machine import docker, eventually, module, needs_docker
+from playbook_site import PROFILES, ROOT, Site, needs
+
+import servers
+
+pytestmark = [*needs, needs_docker]
+
+
+def ask(port: int, what: str, **words: str) -> Any:
+    url = f"http://127.0.0.1:{port}/api/v1/{what}?{urllib.parse.urlencode(words)}"
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return json.load(answer)["data"]
+
+
+def test_instances_are_watched() -> None:
+    site = Site(redis_split_backend="compose", redis_split_image="redis:7.0", redis_split_monitoring=True)
+    port, watch = servers.free_port(), f"watch-{site.tag}"
+    site.variables.update(
+        redis_instances_monitoring_listen=f"127.0.0.1:{port}",
+        redis_instances_monitoring_interval="1s",
+        redis_instances_monitoring_patience="2s",
+        __redis_instances_watch=watch,
+    )
+    try:
+        site.play("provision")
+        assert site.play("provision").changed == 0
+
+        def up() -> set[str]:
+            return {one["metric"]["purpose"] for one in ask(port, "query", query="redis_up == 1")["result"]}
+
+        eventually(lambda: up() == set(site.names.values()), 30)
+        # it can read what it asks for, and nothing else
+        exporter = (site.state / "secrets" / f"{site.names['cache']}.exporter").read_text()
+        form = ["redis-cli", "-p", str(site.ports["cache"]), "--user", "exporter", "-a", exporter, "--no-auth-warning"]
+        container = f"untangle-{site.names['cache']}"
+        assert "NOPERM" in docker("exec", container, *form, "get", "x") + docker(
+            "exec", container, *form, "set", "x", "1"
+        )
+        assert exporter not in site.output and exporter not in docker("inspect", *docker("ps", "-q").split())
+        marks = module("container_hardening_info", project=watch, directory=str(site.state / "monitoring"))
+        lacking = [x for one in marks["containers"] for x in one["checks"] if not x["passed"] and not x["excepted"]]
+        assert not lacking and marks["drift"] == []
+
+        for kind in PROFILES:
+            client = site.instance(kind)
+            client.set("there", 1)
+        began = time.monotonic()
+        while time.monotonic() - began < 5:
+            for kind in PROFILES:
+                site.instance(kind).mget("there", "absent")
+            time.sleep(0.1)
+        panels = json.loads((ROOT / "roles/redis_instances/files/dashboard.json").read_text())["panels"]
+        asked = [one["expr"].replace("$purpose", ".*") for panel in panels for one in panel["targets"]]
+        for query in asked:
+            found = ask(port, "query", query=query)["result"]
+            assert {one["metric"]["purpose"] for one in found} == set(site.names.values()), query
+
+        rules = ask(port, "rules")["groups"][0]["rules"]
+        assert len(rules) >= 7 and {one["health"] for one in rules} == {"ok"}
+        assert [one["labels"]["alertname"] for one in ask(port, "alerts")["alerts"]] == []
+
+        def firing() -> set[tuple[str, str]]:
+            found = ask(port, "alerts")["alerts"]
+            return {(x["labels"]["alertname"], x["labels"]["purpose"]) for x in found if x["state"] == "firing"}
+
+        queue = site.instance("pipeline")
+        for number in range(60):
+            queue.set(f"job:{number}", bytes(1_000_000))
+        home = site.state / "instances" / site.names["cache"]
+        subprocess.run(["docker", "compose", "stop"], cwd=home, check=True, capture_output=True)
+        wanted = {("RedisMemory", site.names["pipeline"]), ("RedisDown", site.names["cache"])}
+        eventually(lambda: firing() == wanted, 30)
+        subprocess.run(["docker", "compose", "start"], cwd=home, check=True, capture_output=True)
+        queue.delete(*queue.keys("job:*"))
+        eventually(lambda: firing() == set(), 30)
+        accept = {"redis_split_accept_loss": [*site.names.values()]}
+        site.play("remove", "-e", json.dumps(accept))
+        assert docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={watch}") == ""
+        assert not (site.state / "monitoring").exists()
+    finally:
+        subprocess.run(["docker", "compose", "-p", watch, "down", "--volumes"], capture_output=True, check=False)
+        site.close()
