@@ -226,7 +226,8 @@ def main() -> None:
     if os.environ.get("BENCH_LIVE", "1") != "0":
         figures.update(live.figures(p99_during))
     print(json.dumps(figures))
-    if figures.get("cutover_ms", 0) >= CUTOVER_MS:
+    # A run with fewer is a look at the program, and no measurement.
+    if live.ROUNDS >= 20 and figures.get("cutover_ms", 0) >= CUTOVER_MS:
         raise SystemExit(
             "a cutover takes %(cutover_ms)s ms, in the median" % figures + ", and may take %d" % CUTOVER_MS
         )
