@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from machine import eventually
@@ -29,7 +29,8 @@ class Engine:
     ``here`` is this machine's address, as seen from there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
+        self.options = options
         self.top = Path(tempfile.mkdtemp(prefix="ut-engine-", dir="/tmp"))
         # Names of interfaces have 15 characters at most.
         self.name = "ut" + self.top.name[-8:].lower().replace("_", "x")
@@ -56,7 +57,7 @@ class Engine:
         words = [
             "dockerd", "--host", self.socket, "--data-root", str(self.top / "data"), "--exec-root", str(self.top / "exec"),
             "--pidfile", str(self.top / "docker.pid"), "--cgroup-parent", self.name, "--default-address-pool",
-            f"base={self.subnet},size=28", "--bridge", "none",
+            f"base={self.subnet},size=28", "--bridge", "none", *self.options,
         ]  # fmt: skip
         with open(self.top / "log", "ab") as log:
             self.process = subprocess.Popen(
@@ -115,8 +116,9 @@ class Engine:
 
 
 @contextlib.contextmanager
-def engine_of_ones_own(*images: str) -> Iterator[Engine]:
-    made = Engine()
+def engine_of_ones_own(*images: str, options: Sequence[str] = ()) -> Iterator[Engine]:
+    """``options`` are dockerd's."""
+    made = Engine(*options)
     try:
         made.lay_out()
         made.start()

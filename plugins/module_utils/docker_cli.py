@@ -5,16 +5,31 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import typing as t
 
 from .errors import UntangleError
 
 
-def docker(*words: str, stdin: str = "", timeout: float = 600) -> str:
-    """What the engine's client says, or a sentence."""
+def docker(
+    *words: str,
+    stdin: str = "",
+    timeout: float = 600,
+    environment: t.Mapping[str, str] | None = None,
+    both: bool = False,
+) -> str:
+    """What the engine's client says, or a sentence. ``both``: with what it says beside it, as where logs are."""
     try:
         done = subprocess.run(
-            ["docker", *words], input=stdin, capture_output=True, text=True, timeout=timeout, check=False
+            ["docker", *words],
+            input=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if both else subprocess.PIPE,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env={**os.environ, **environment} if environment else None,
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise UntangleError(

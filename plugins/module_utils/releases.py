@@ -20,6 +20,7 @@ import shutil
 import stat
 import typing as t
 
+from . import swarm, swarm_services
 from .docker_cli import docker
 from .errors import UntangleError
 from .images import inspected
@@ -32,14 +33,20 @@ def now() -> str:
 
 
 def containers(project: str) -> list[Facts]:
-    """``docker inspect`` of the containers of a Compose project, running or not."""
+    """``docker inspect`` of the containers of a Compose project, running or not, and of what a Swarm runs of a stack on this node."""
     names = docker("ps", "--all", "--quiet", "--filter", "label=com.docker.compose.project=" + project).split()
+    # (it keeps some of those that it has ended)
+    names += docker("ps", "--quiet", "--filter", swarm_services.NAMESPACE + project).split()
     return t.cast("list[Facts]", json.loads(docker("inspect", *names))) if names else []
 
 
 def service_of(container: t.Mapping[str, t.Any]) -> str:
+    labels = container["Config"].get("Labels") or {}
+    on_swarm = str(labels.get("com.docker.swarm.service.name") or "")
     return str(
-        (container["Config"].get("Labels") or {}).get("com.docker.compose.service") or container["Name"].strip("/")
+        labels.get("com.docker.compose.service")
+        or on_swarm[len(str(labels.get("com.docker.stack.namespace"))) + 1 :]
+        or container["Name"].strip("/")
     )
 
 
@@ -77,26 +84,51 @@ class Releases:
 
     def deployed(self) -> Facts:
         """Image, size and files of each service, as they are now."""
+        if os.path.exists(self._path_here("stack.yaml")):
+            return self._deployed_on_swarm()
         services, files = Facts(), {name: self._path_here(name) for name in ("compose.yaml", ".env")}
         for one in containers(self.project):
-            image = inspected(one["Image"]) or {}  # the image of a stopped container can be removed
             mounted = [
                 m["Source"] for m in one["Mounts"] if m["Type"] == "bind" and not m["RW"] and self._ours(m["Source"])
             ]
             found = {name: path for source in mounted for name, path in self._below(source)}
             files.update(found)
             services[service_of(one)] = {
-                "image": one["Config"]["Image"],
-                "id": one["Image"],
-                # of its own repository: what others have made of the same image is no part of this release
-                "digests": sorted(
-                    d for d in image.get("RepoDigests") or () if _repository(d) == _repository(one["Config"]["Image"])
-                ),
-                "size": image.get("Size"),
+                **self._image(one["Config"]["Image"], one["Image"]),
                 "config": _digest("%s %s" % (name, _digest_of(path)) for name, path in sorted(found.items())),
             }
+        return self._whole(services, files)
+
+    def _deployed_on_swarm(self) -> Facts:
+        """By what its services are told: their tasks can be on other nodes."""
+        services, files = Facts(), {name: self._path_here(name) for name in ("stack.yaml", ".env")}
+        for part in ("config", "secrets"):
+            files.update(self._below(self._path_here(part)))
+        files.pop("secrets/.key", None)
+        for name, spec in swarm_services.specs(self.project).items():
+            asked = spec["TaskTemplate"]["ContainerSpec"]
+            for mount in asked.get("Mounts") or ():
+                if mount["Type"] == "bind" and mount.get("ReadOnly") and self._ours(mount["Source"]):
+                    files.update(self._below(mount["Source"]))
+            named = str((asked.get("Labels") or {}).get(swarm.IMAGE) or asked["Image"])
+            contents = [str(one["ConfigName"]) for one in asked.get("Configs") or ()]
+            services[name] = {
+                **self._image(named, self._id(asked["Image"])),
+                "config": _digest(sorted(contents)),
+            }
+        return self._whole(services, files)
+
+    @staticmethod
+    def _whole(services: Facts, files: t.Mapping[str, str]) -> Facts:
         there = {name: path for name, path in files.items() if os.path.isfile(path)}
         return {"services": services, "files": {name: _digest_of(path) for name, path in sorted(there.items())}}
+
+    @staticmethod
+    def _image(name: str, id_: str) -> Facts:
+        facts = (inspected(id_) if id_ else None) or {}  # the image of a stopped container can be removed
+        # of its own repository: what others have made of the same image is no part of this release
+        digests = sorted(d for d in facts.get("RepoDigests") or () if _repository(d) == _repository(name))
+        return {"image": name, "id": id_, "digests": digests, "size": facts.get("Size")}
 
     def _path_here(self, name: str) -> str:
         return os.path.join(self.directory, name)

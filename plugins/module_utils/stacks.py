@@ -87,11 +87,14 @@ class Project:
         found = [one for service in self.services for one in (*self._configs(service), *self._secrets(service))]
         if self.environment:
             found.append(File(".env", "".join("%s=%s\n" % (k, _quoted(v)) for k, v in self.environment.items()), 0o640))
-        found.append(File("compose.yaml", render(compose, self.name)))
+        found.append(self._rendered(compose))
         self._expect_no_secrets(found)
         if self._problems:
             raise UntangleError("%s Nothing was changed." % " ".join(self._problems))
         return found
+
+    def _rendered(self, compose: t.Mapping[str, t.Any]) -> File:
+        return File("compose.yaml", render(compose, self.name))
 
     def _refuse(self, where: str, what: str) -> None:
         self._problems.append("%s %s." % (where, what))
@@ -342,13 +345,19 @@ def _quoted(value: t.Any) -> str:
     return "'%s'" % str(value).replace("\\", "\\\\").replace("'", "\\'")
 
 
-def render(compose: t.Mapping[str, t.Any], name: str) -> str:
-    """YAML without a library, which managed hosts may lack: names as they are, and what they have as JSON, a line each."""
-    lines = [
-        "# Written by the role njoy.untangle.compose_stack; what is changed here is overwritten.",
-        "# The name is fixed: by default it would be the directory's, and moving that would start a second stack with empty volumes.",
-        "name: %s" % name,
-    ]
+def render(compose: t.Mapping[str, t.Any], name: str | None) -> str:
+    """YAML without a library, which managed hosts may lack: names as they are, and what they have as JSON, a line each.
+
+    Without a ``name`` it is a stack of Swarm, which is told its name when it is deployed.
+    """
+    lines = ["# Written by the role njoy.untangle.compose_stack; what is changed here is overwritten."]
+    if name is None:
+        lines.append('version: "3.9"')
+    else:
+        lines += [
+            "# The name is fixed: by default it would be the directory's, and moving that would start a second stack with empty volumes.",
+            "name: %s" % name,
+        ]
     for part, entries in compose.items():
         lines.append("%s:" % part)
         for entry, facts in entries.items():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: compose_project
-short_description: Write the files of a hardened Compose project
+short_description: Write the files of a hardened Compose project, or of a stack for Docker Swarm
 version_added: 1.0.0
 author: the njoy.untangle authors (@njoy)
 description:
@@ -52,6 +52,12 @@ options:
     description: What M(njoy.untangle.container_image) returns, by service. A service without is written as it was asked for.
     type: dict
     default: {}
+  backend:
+    description:
+      - With V(swarm) a C(stack.yaml) is written. What Swarm would drop without a word is translated, or refused by name.
+    type: str
+    choices: [compose, swarm]
+    default: compose
 attributes:
   check_mode:
     support: full
@@ -92,8 +98,14 @@ services:
   type: list
   elements: str
   sample: [web]
+notes:
+  description: What Swarm does otherwise than Compose, and cannot be told, as sentences.
+  returned: success
+  type: list
+  elements: str
 """
 
+import functools
 import os
 import secrets as random_
 import stat
@@ -103,6 +115,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.njoy.untangle.plugins.module_utils.errors import UntangleError
 from ansible_collections.njoy.untangle.plugins.module_utils.stacks import File, Project, touched
+from ansible_collections.njoy.untangle.plugins.module_utils.swarm import Stack
+from ansible_collections.njoy.untangle.plugins.module_utils.swarm_services import node
 
 _KEY = "secrets/.key"
 _DIRECTORY = 0o711
@@ -204,15 +218,26 @@ def main() -> None:
             "networks": {"type": "dict", "default": {}},
             "hardening": {"type": "dict", "default": {}},
             "images": {"type": "dict", "default": {}},
+            "backend": {"type": "str", "choices": ["compose", "swarm"], "default": "compose"},
         },
         supports_check_mode=True,
     )
     asked = module.params
     place = Place(asked["directory"], module.check_mode)
     try:
+        make: t.Callable[..., Project] = Project
+        if asked["backend"] == "swarm":
+            here = next((str(one["name"]) for one in asked["images"].values() if one.get("id")), "")
+            make = functools.partial(Stack, node=node(here))
+        other = {"compose": "stack.yaml", "swarm": "compose.yaml"}[asked["backend"]]
+        if place.read(other):
+            raise UntangleError(
+                "%s has it with the other backend already (%s). Remove that stack first (compose_stack_state: absent with the "
+                "compose_stack_backend of then), or choose another directory." % (asked["directory"], other)
+            )
         # All problems are found before the first file, the key's, is written.
         for wanted in (False, True):
-            project = Project(
+            project = make(
                 asked["project"], asked["services"], asked["secrets"], asked["environment"], asked["networks"],
                 asked["hardening"], asked["images"], place.key(wanted and any(asked["secrets"].values())),
             )  # fmt: skip
@@ -220,7 +245,7 @@ def main() -> None:
             expect_owners(files)
     except UntangleError as exc:
         module.fail_json(msg="The stack %s: %s" % (asked["project"], exc.message))
-    before = place.read("compose.yaml")
+    before = place.read(files[-1].path)
     written = [one for one in files if not place.same(one)]
     removed = place.others(files)
     diff = [
@@ -241,6 +266,7 @@ def main() -> None:
         changed=bool(written or removed),
         files=[one.path for one in written] + removed,
         services=touched(before, files[-1].content),
+        notes=getattr(project, "notes", []),
         diff=diff,
     )
 

@@ -1,0 +1,176 @@
+# Copyright (c) 2026, the njoy.untangle authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Stacks and instances on a Docker Swarm of one node, which is this module's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cores
+import pytest
+from engine import Engine, engine_of_ones_own
+from machine import eventually, needs_docker
+
+pytestmark = [needs_docker, pytest.mark.timeout(900)]
+PLAY = """
+- name: A stack
+  hosts: here
+  gather_facts: false
+  tasks:
+    - name: Have it
+      ansible.builtin.include_role:
+        name: njoy.untangle.compose_stack
+"""
+PING = {"test": ["CMD-SHELL", "redis-cli ping | grep -q PONG"], "interval": "1s", "timeout": "2s", "retries": 3}
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    # its dockerd sets for every container what Swarm cannot be told
+    with engine_of_ones_own("redis:7.0", options=["--no-new-privileges"]) as made:
+        made.docker("swarm", "init", "--advertise-addr", made.address)
+        yield made
+
+
+class Stack:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.top = Path(tempfile.mkdtemp(prefix="ut-swarm-", dir="/tmp"))
+        self.top.chmod(0o711)
+        (self.top / "play.yml").write_text(PLAY)
+        (self.top / "hosts").write_text("here ansible_connection=local ansible_python_interpreter=/usr/bin/python3\n")
+        self.variables: dict[str, Any] = {
+            "compose_stack_backend": "swarm",
+            "compose_stack_name": "shop",
+            "compose_stack_dir": str(self.top / "stack"),
+            "compose_stack_wait": 30,
+            "compose_stack_by": "a test",
+            "compose_stack_env": {"CLIENTS": "100"},
+            "compose_stack_secrets": {"store": {"word": "a very secret word"}},
+            "compose_stack_services": {
+                "store": {
+                    "image": "redis:7.0",
+                    "entrypoint": ["redis-server"],
+                    "command": ["/etc/store/redis.conf", "--maxclients", "${CLIENTS}"],
+                    "config": {"/etc/store": {"redis.conf": "save 1 1\ndir /data\n"}},
+                    "volumes": ["data:/data"],
+                    "depends_on": ["other"],
+                    "healthcheck": PING,
+                },
+                "other": {
+                    "image": "redis:7.0",
+                    "entrypoint": ["redis-server"],
+                    "command": ["--save", ""],
+                    "tmpfs": ["/data:size=8m"],
+                    "healthcheck": PING,
+                },
+            },
+        }
+
+    def play(self, *words: str, ok: bool = True, **variables: Any) -> str:
+        env = {
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(Path(__file__).resolve().parents[2] / ".venv/collections"),
+            "ANSIBLE_HOME": str(self.top / "ansible"),
+            "ANSIBLE_NOCOLOR": "1",
+            "DOCKER_HOST": self.engine.socket,
+        }
+        given = json.dumps({**self.variables, **variables})
+        done = subprocess.run(
+            [str(cores.ansible_playbook()), "-i", "hosts", "play.yml", "-e", given, *words],
+            cwd=self.top, env=env, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode == 0) == ok, done.stdout[-5000:] + done.stderr
+        return done.stdout
+
+    def container(self, service: str) -> str:
+        """The one that runs now: an ending one may be there still."""
+        label = f"label=com.docker.swarm.service.name=shop_{service}"
+        return self.engine.docker("ps", "--quiet", "--filter", label, "--filter", "health=healthy").strip()
+
+    def inspected(self, service: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.engine.docker("inspect", self.container(service)))[0]
+        return found
+
+    def inside(self, service: str, *words: str) -> str:
+        return self.engine.docker("exec", self.container(service), *words).strip()
+
+
+@pytest.fixture
+def stack(engine: Engine) -> Iterator[Stack]:
+    made = Stack(engine)
+    yield made
+    engine.docker("stack", "rm", "shop")
+    eventually(lambda: not engine.docker("ps", "-q").strip(), 60)
+    shutil.rmtree(made.top, ignore_errors=True)
+
+
+def test_a_stack(stack: Stack, engine: Engine) -> None:
+    """What Compose says is so on the swarm; a change touches one service, a broken one is put back, and all of it goes away."""
+    services = stack.variables["compose_stack_services"]
+    wrong = {**services, "other": {**services["other"], "ports": ["127.0.0.1:7001:6379"], "cpuset": "0", "ipc": "host"}}
+    said = stack.play(ok=False, compose_stack_services=wrong)
+    assert "publishes port 7001 on 127.0.0.1, and Swarm publishes on every address" in said
+    assert "service other has cpuset, which Swarm does not do" in said and "has ipc, which" in said
+    assert not (stack.top / "stack").exists()
+
+    said = stack.play()
+    assert "Swarm sets no limit for swap" in said and "Swarm starts all services at once" in said
+    found = stack.inspected("store")
+    host = found["HostConfig"]
+    assert host["Memory"] == 512 << 20 and host["PidsLimit"] == 200 and host["CapDrop"] == ["ALL"] and host["ReadonlyRootfs"]
+    assert host["LogConfig"]["Type"] == "local" and found["Config"]["User"] == "999:999"
+    assert {one["Target"]: one["Type"] for one in host["Mounts"]}["/tmp"] == "tmpfs"
+    assert {one["Target"]: one for one in stack.inspected("other")["HostConfig"]["Mounts"]}["/data"]["TmpfsOptions"] == {
+        "SizeBytes": 8 << 20
+    }
+    assert stack.inside("store", "grep", "NoNewPrivs", "/proc/self/status").split()[1] == "1"
+    assert stack.inside("store", "redis-cli", "config", "get", "maxclients").split() == ["maxclients", "100"]
+    assert stack.inside("store", "cat", "/run/secrets/word") == "a very secret word"
+    assert stack.inside("store", "stat", "-c", "%u %a", "/run/secrets/word") == "999 400"
+    spec = json.loads(engine.docker("service", "inspect", "shop_store"))[0]["Spec"]
+    assert spec["TaskTemplate"]["Placement"]["Constraints"][0].startswith("node.id == ")
+    assert spec["UpdateConfig"]["Order"] == "stop-first"
+    assert json.loads(engine.docker("network", "inspect", "shop_default"))[0]["Internal"]
+    assert "very secret" not in json.dumps(spec) + said + (stack.top / "stack/stack.yaml").read_text()
+    assert "changed=0" in stack.play()
+
+    # one service is another, and its config of before is forgotten
+    stack.inside("store", "redis-cli", "set", "kept", "well")
+    before = {name: stack.container(name) for name in services}
+    changed = json.loads(json.dumps(services))
+    changed["store"]["config"]["/etc/store"]["redis.conf"] = "save 1 1\ndir /data\ntimeout 77\n"
+    assert "store" in stack.play("--check", compose_stack_services=changed)
+    assert stack.container("store") == before["store"]
+    stack.play(compose_stack_services=changed)
+    assert stack.container("other") == before["other"] and stack.container("store") != before["store"]
+    assert stack.inside("store", "redis-cli", "config", "get", "timeout").split() == ["timeout", "77"]
+    assert stack.inside("store", "redis-cli", "get", "kept") == "well"
+    assert len(engine.docker("config", "ls", "-q").split()) == 1
+
+    # a config that the server refuses, and an image that nobody has
+    broken = json.loads(json.dumps(changed))
+    broken["store"]["config"]["/etc/store"]["redis.conf"] = "save 1 1\ndir /data\nmaxclients none\n"
+    said = stack.play(ok=False, compose_stack_services=broken)
+    assert "did not become healthy" in said and "FATAL CONFIG FILE ERROR" in said and "was put back and serves" in said
+    assert stack.inside("store", "redis-cli", "get", "kept") == "well"
+    assert "changed=0" in stack.play(compose_stack_services=changed)
+
+    stack.play(compose_stack_state="rolled_back")
+    assert stack.inside("store", "redis-cli", "config", "get", "timeout").split() == ["timeout", "0"]
+    assert stack.inside("store", "redis-cli", "get", "kept") == "well"
+
+    stack.play(compose_stack_state="absent")
+    assert engine.docker("volume", "ls", "-q").split() == ["shop_data"]
+    stack.play(compose_stack_state="absent", compose_stack_volumes=True)
+    for kind in ("service", "config", "secret", "volume"):
+        assert engine.docker(kind, "ls", "-q").split() == [], kind
+    assert not (stack.top / "stack").exists()
