@@ -1,7 +1,10 @@
 # Copyright (c) 2026, the njoy.untangle authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A Docker engine of a test's own, in a network of its own, that can lose its power."""
+"""A Docker engine of a test's own, in a network of its own, that can lose its power.
+
+python tests/engine.py COMMAND ...    runs a command on such a machine, which is a swarm as well
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -126,3 +130,10 @@ def engine_of_ones_own(*images: str, options: Sequence[str] = ()) -> Iterator[En
         yield made
     finally:
         made.close()
+
+
+if __name__ == "__main__":
+    with engine_of_ones_own("redis:7.0", "redis:8.0", "valkey/valkey:8.1", options=["--no-new-privileges"]) as engine:
+        engine.docker("swarm", "init", "--advertise-addr", engine.address)
+        env = {**os.environ, "DOCKER_HOST": engine.socket, "UNTANGLE_ADDRESS": engine.address}
+        sys.exit(subprocess.run([*engine.inside, *sys.argv[1:]], env=env, check=False).returncode)

@@ -377,3 +377,32 @@ class Site:
                 self.docker(*away.split(), *found)
         self.source.close()
         shutil.rmtree(self.top, ignore_errors=True)
+
+
+class Pusher:
+    """Pushes numbers onto a list of the pipeline, at the shared server, and remembers which were acknowledged."""
+
+    def __init__(self, site: Site):
+        self.site, self.stop, self.acknowledged = site, threading.Event(), list[int]()
+        self.thread = threading.Thread(target=self._write, daemon=True)
+        self.thread.start()
+
+    def _write(self) -> None:
+        client = self.site.source.client(5, username="default", password=SOURCE_SECRET)
+        number = 0
+        while not self.stop.is_set():
+            number += 1
+            try:
+                client.rpush("written", number)
+                self.acknowledged.append(number)
+            except redis.RedisError:
+                return
+            time.sleep(0.002)
+
+    def end(self) -> None:
+        self.thread.join(20)
+        assert not self.thread.is_alive() and len(self.acknowledged) > 100
+        arrived = [int(number) for number in self.site.instance("pipeline").lrange("written", 0, -1)]
+        assert arrived[: len(self.acknowledged)] == self.acknowledged
+        # a push that was executed and whose answer was lost is the only one that may come beside these
+        assert len(arrived) <= len(self.acknowledged) + 1

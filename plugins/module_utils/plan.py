@@ -24,7 +24,7 @@ Plan = dict[str, t.Any]
 
 PHASES = ("audit", "provision", "sync", "verify", "cutover", "watch")
 STRATEGIES = ("copy", "live")
-BACKENDS = ("compose", "host")
+BACKENDS = ("compose", "swarm", "host")
 #: What `cache.<part>` may name in an application's file; `cache` alone is the URL.
 PARTS = ("url", "host", "port", "user", "password", "database")
 

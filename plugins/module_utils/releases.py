@@ -37,15 +37,24 @@ def containers(project: str) -> list[Facts]:
     names = docker("ps", "--all", "--quiet", "--filter", "label=com.docker.compose.project=" + project).split()
     # (it keeps some of those that it has ended)
     names += docker("ps", "--quiet", "--filter", swarm_services.NAMESPACE + project).split()
-    return t.cast("list[Facts]", json.loads(docker("inspect", *names))) if names else []
+    found = t.cast("list[Facts]", json.loads(docker("inspect", *names))) if names else []
+    if any(_on_swarm(one) for one in found):
+        # Configs and secrets are mounted, and no container says so.
+        mounted = swarm_services.mounted(project)
+        for one in found:
+            one["Mounts"] = [*one["Mounts"], *mounted.get(service_of(one), ())]
+    return found
+
+
+def _on_swarm(container: t.Mapping[str, t.Any]) -> str:
+    return str((container["Config"].get("Labels") or {}).get("com.docker.swarm.service.name") or "")
 
 
 def service_of(container: t.Mapping[str, t.Any]) -> str:
     labels = container["Config"].get("Labels") or {}
-    on_swarm = str(labels.get("com.docker.swarm.service.name") or "")
     return str(
         labels.get("com.docker.compose.service")
-        or on_swarm[len(str(labels.get("com.docker.stack.namespace"))) + 1 :]
+        or _on_swarm(container)[len(str(labels.get("com.docker.stack.namespace"))) + 1 :]
         or container["Name"].strip("/")
     )
 

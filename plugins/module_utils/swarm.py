@@ -221,7 +221,7 @@ class Stack(Project):
         port = _long_port(given)
         if port is None:
             self._refused(name, "publishes %s. Write PORT:PORT for Swarm, or the long form" % (given,))
-            return given
+            return {}
         address = str(port.pop("host_ip", "") or "").strip("[]")
         if address and _is_loopback(address):
             self._refused(

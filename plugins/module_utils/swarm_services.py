@@ -146,14 +146,26 @@ def converge(project: str, seconds: float) -> None:
         time.sleep(_POLL_SECONDS)
 
 
+def mounted(project: str) -> dict[str, list[Facts]]:
+    """Configs and secrets of each service, as ``docker inspect`` lists what a container has mounted."""
+    found = {}
+    for name, spec in specs(project).items():
+        asked = spec["TaskTemplate"]["ContainerSpec"]
+        found[name] = [
+            {
+                "Type": kind.lower(),
+                "Source": entry[kind + "Name"],
+                "Destination": os.path.join("/run/secrets" if kind == "Secret" else "/", entry["File"]["Name"]),
+            }
+            for kind in ("Config", "Secret")
+            for entry in asked.get(kind + "s") or ()
+        ]
+    return found
+
+
 def forget_unused(project: str) -> None:
     """Configs and secrets of contents that no service has any more. Those in use are refused by Swarm itself."""
-    used = {
-        str(entry["%sName" % kind])
-        for spec in specs(project).values()
-        for kind in ("Config", "Secret")
-        for entry in spec["TaskTemplate"]["ContainerSpec"].get(kind + "s") or ()
-    }
+    used = {str(one["Source"]) for entries in mounted(project).values() for one in entries}
     for kind in ("config", "secret"):
         there = docker(kind, "ls", "--filter", NAMESPACE + project, "--format", "{{.Name}}").split()
         for name in sorted(set(there) - used):

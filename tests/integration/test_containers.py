@@ -11,7 +11,6 @@ import os
 import random
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +19,7 @@ import pytest
 import redis
 from engine import engine_of_ones_own
 from machine import docker, eventually, module, needs_docker
-from playbook_site import PROFILES, SOURCE_SECRET, Site, differs, needs
+from playbook_site import PROFILES, Pusher, Site, differs, needs
 
 pytestmark = [*needs, needs_docker]
 
@@ -60,35 +59,6 @@ def compose(site: Site, kind: str, *words: str) -> None:
     subprocess.run(["docker", "compose", *words], cwd=home, check=True, capture_output=True)
 
 
-class Writer:
-    """Pushes numbers onto a list of the pipeline, at the shared server, and remembers which were acknowledged."""
-
-    def __init__(self, site: Site):
-        self.site, self.stop, self.acknowledged = site, threading.Event(), list[int]()
-        self.thread = threading.Thread(target=self._write, daemon=True)
-        self.thread.start()
-
-    def _write(self) -> None:
-        client = self.site.source.client(5, username="default", password=SOURCE_SECRET)
-        number = 0
-        while not self.stop.is_set():
-            number += 1
-            try:
-                client.rpush("written", number)
-                self.acknowledged.append(number)
-            except redis.RedisError:
-                return
-            time.sleep(0.002)
-
-    def end(self) -> None:
-        self.thread.join(20)
-        assert not self.thread.is_alive() and len(self.acknowledged) > 100
-        arrived = [int(number) for number in self.site.instance("pipeline").lrange("written", 0, -1)]
-        assert arrived[: len(self.acknowledged)] == self.acknowledged
-        # a push that was executed and whose answer was lost is the only one that may come beside these
-        assert len(arrived) <= len(self.acknowledged) + 1
-
-
 def test_the_live_split_on_a_network() -> None:
     """Nothing is published; containers go down, come up and are killed under the mirror, and after the cutover too."""
     with network() as (name, begin), site_in_containers(redis_split_network=name) as site:
@@ -116,7 +86,7 @@ def test_the_live_split_on_a_network() -> None:
         marks = module("container_hardening_info", project=f"untangle-{site.names['cache']}")
         assert marks["score"] == marks["out_of"]
         site.play("sync")
-        writer = Writer(site)
+        writer = Pusher(site)
         # An application in a container comes by name.
         reached = docker(
             "run", "--rm", "--network", name, "redis:7.0", "redis-cli", "-h", f"untangle-{site.names['cache']}", "-p",
@@ -199,7 +169,7 @@ def test_a_host_that_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
         site.fill()
         play("provision")
         play("sync")
-        writer = Writer(site)
+        writer = Pusher(site)
         engine.cut_power()
         engine.start()
         for kind in PROFILES:

@@ -17,9 +17,10 @@ from typing import Any
 import cores
 import pytest
 from engine import Engine, engine_of_ones_own
-from machine import eventually, needs_docker
+from machine import eventually, module, needs_docker
+from playbook_site import Pusher, Site, differs, needs
 
-pytestmark = [needs_docker, pytest.mark.timeout(900)]
+pytestmark = [*needs, needs_docker]
 PLAY = """
 - name: A stack
   hosts: here
@@ -29,6 +30,13 @@ PLAY = """
       ansible.builtin.include_role:
         name: njoy.untangle.compose_stack
 """
+#: What a Swarm cannot be told, as docs/swarm.md has it.
+EXCEPTIONS = {
+    "5.12": "no shares",
+    "5.14": "all addresses",
+    "5.15": "restarts always",
+    "5.26": "the engine sets it for all",
+}
 PING = {"test": ["CMD-SHELL", "redis-cli ping | grep -q PONG"], "interval": "1s", "timeout": "2s", "retries": 3}
 
 
@@ -113,7 +121,7 @@ def stack(engine: Engine) -> Iterator[Stack]:
     shutil.rmtree(made.top, ignore_errors=True)
 
 
-def test_a_stack(stack: Stack, engine: Engine) -> None:
+def test_a_stack(stack: Stack, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """What Compose says is so on the swarm; a change touches one service, a broken one is put back, and all of it goes away."""
     services = stack.variables["compose_stack_services"]
     wrong = {**services, "other": {**services["other"], "ports": ["127.0.0.1:7001:6379"], "cpuset": "0", "ipc": "host"}}
@@ -126,12 +134,17 @@ def test_a_stack(stack: Stack, engine: Engine) -> None:
     assert "Swarm sets no limit for swap" in said and "Swarm starts all services at once" in said
     found = stack.inspected("store")
     host = found["HostConfig"]
-    assert host["Memory"] == 512 << 20 and host["PidsLimit"] == 200 and host["CapDrop"] == ["ALL"] and host["ReadonlyRootfs"]
+    assert (
+        host["Memory"] == 512 << 20
+        and host["PidsLimit"] == 200
+        and host["CapDrop"] == ["ALL"]
+        and host["ReadonlyRootfs"]
+    )
     assert host["LogConfig"]["Type"] == "local" and found["Config"]["User"] == "999:999"
     assert {one["Target"]: one["Type"] for one in host["Mounts"]}["/tmp"] == "tmpfs"
-    assert {one["Target"]: one for one in stack.inspected("other")["HostConfig"]["Mounts"]}["/data"]["TmpfsOptions"] == {
-        "SizeBytes": 8 << 20
-    }
+    assert {one["Target"]: one for one in stack.inspected("other")["HostConfig"]["Mounts"]}["/data"][
+        "TmpfsOptions"
+    ] == {"SizeBytes": 8 << 20}
     assert stack.inside("store", "grep", "NoNewPrivs", "/proc/self/status").split()[1] == "1"
     assert stack.inside("store", "redis-cli", "config", "get", "maxclients").split() == ["maxclients", "100"]
     assert stack.inside("store", "cat", "/run/secrets/word") == "a very secret word"
@@ -142,6 +155,11 @@ def test_a_stack(stack: Stack, engine: Engine) -> None:
     assert json.loads(engine.docker("network", "inspect", "shop_default"))[0]["Internal"]
     assert "very secret" not in json.dumps(spec) + said + (stack.top / "stack/stack.yaml").read_text()
     assert "changed=0" in stack.play()
+    monkeypatch.setenv("DOCKER_HOST", engine.socket)
+    marks = module(
+        "container_hardening_info", project="shop", directory=str(stack.top / "stack"), exceptions=EXCEPTIONS
+    )
+    assert marks["score"] == marks["out_of"] > 40 and marks["drift"] == [], marks
 
     # one service is another, and its config of before is forgotten
     stack.inside("store", "redis-cli", "set", "kept", "well")
@@ -174,3 +192,52 @@ def test_a_stack(stack: Stack, engine: Engine) -> None:
     for kind in ("service", "config", "secret", "volume"):
         assert engine.docker(kind, "ls", "-q").split() == [], kind
     assert not (stack.top / "stack").exists()
+
+
+def test_the_live_split_onto_the_swarm(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And back; an instance is killed and stopped under the mirror, and Swarm brings it up again with its data."""
+    monkeypatch.setenv("DOCKER_HOST", engine.socket)
+    site = Site(redis_split_backend="swarm", redis_split_image="redis:7.0", redis_split_strategy="live")
+
+    def play(phase: str, *words: str, ok: bool = True) -> Any:
+        return site.play(phase, *words, ok=ok, inside=engine.inside)
+
+    try:
+        site.source.config["bind"] = f"127.0.0.1 {engine.here}"
+        site.source.restart()
+        site.variables["redis_split_source"]["host"] = engine.here
+        play("provision", ok=False).says(
+            f"purpose {site.names['cache']}: its address is 127.0.0.1, and Swarm publishes on every address of a node", "Nothing was changed"
+        )  # fmt: skip
+        for purpose in site.variables["redis_split_purposes"]:
+            purpose["address"] = engine.address
+        site.fill()
+        play("provision")
+        assert play("provision").changed == 0
+        play("sync")
+        writer = Pusher(site)
+        engine.docker("kill", "--signal", "KILL", _task(engine, site, "pipeline"))
+        program = site.state / "instances" / site.names["cache"] / "instance"
+        for word in ("stop", "start"):
+            subprocess.run([*engine.inside, str(program), word], check=True, capture_output=True, timeout=60)
+        play("cutover")
+        writer.end()
+        assert site.states() == {"cut_over"}
+        whole = site.target_data()
+        marks = module(
+            "container_hardening_info", project=f"untangle-{site.names['cache']}",
+            directory=str(site.state / "instances" / site.names["cache"]), exceptions=EXCEPTIONS,
+        )  # fmt: skip
+        assert marks["score"] == marks["out_of"] > 20 and marks["drift"] == [], marks
+        play("rollback")
+        assert differs(whole, site.source_data()) == {}
+        play("remove")
+        for kind in ("service", "volume", "config"):
+            assert engine.docker(kind, "ls", "--quiet", "--filter", f"name={site.tag}").split() == []
+    finally:
+        site.close()
+
+
+def _task(engine: Engine, site: Site, kind: str) -> str:
+    label = f"label=com.docker.swarm.service.name=untangle-{site.names[kind]}_server"
+    return engine.docker("ps", "--quiet", "--filter", label).strip()

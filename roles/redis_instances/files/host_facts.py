@@ -24,6 +24,7 @@ import sys
 ASK_IMAGE = """
 server=$(command -v valkey-server || command -v redis-server) || exit 3
 echo "$server"; echo "${server%server}cli"; "$server" --version; stat -c '%u %g' /data 2>/dev/null || echo '999 999'
+grep NoNewPrivs /proc/self/status
 """
 
 TRY_PAYLOAD = """
@@ -98,7 +99,23 @@ def server_on_host(asked, problems):
     return {"path": path, "cli": client, "version": version, "flavour": "valkey" if "valkey" in path else "redis"}
 
 
-def server_in_image(image, problems):
+def swarm_of(engine, problems):
+    """What a swarm needs of this host."""
+    code, text = run("docker", "info", "--format", "{{json .Swarm}}")
+    swarm = json.loads(text) if not code else {}
+    if not swarm.get("ControlAvailable"):
+        problems.append(
+            "this host is no manager of a swarm (%s). Run docker swarm init, name a manager in the inventory, or use {backend}: compose."
+            % (swarm.get("LocalNodeState") or "unknown")
+        )
+    if engine.get("no_new_privileges") is False:
+        problems.append(
+            "Swarm drops no-new-privileges, and the Docker engine does not set it by itself. Put \"no-new-privileges\": true into the "
+            "daemon.json of this node, or use {backend}: compose."
+        )
+
+
+def server_in_image(image, backend, problems):
     """The same of an image, and the user that its /data belongs to. Empty where the image is not here yet."""
     code, text = run("docker", "version", "--format", "{{.Server.Version}}")
     if code:
@@ -108,7 +125,7 @@ def server_in_image(image, problems):
         )
         return {}, {}
     engine = {"version": text.strip()}
-    code, text = run("docker", "compose", "version", "--short")
+    code, text = run("docker", "compose", "version", "--short") if backend == "compose" else (0, "")
     if code:
         problems.append("the Compose plugin is not on this host (docker compose). Install it, or use {backend}: host.")
     if run("docker", "image", "inspect", "--format", "{{.Id}}", image)[0]:
@@ -119,6 +136,7 @@ def server_in_image(image, problems):
         problems.append("the image %s holds no redis-server or valkey-server. Name another in {image}." % image)
         return engine, {}
     uid, gid = lines[3].split()
+    engine["no_new_privileges"] = lines[4:5] == ["NoNewPrivs:\t1"]
     return engine, {
         "path": lines[0],
         "cli": lines[1],
@@ -387,10 +405,15 @@ def containers(names):
     """Our containers by purpose, as docker inspect gives them."""
     if not names or not shutil.which("docker"):
         return {}
+    # of a swarm's service the one that is not ending
+    found = run("docker", "ps", "--filter", "label=com.docker.swarm.service.name", "--format",
+                '{{.ID}} {{.Label "com.docker.swarm.service.name"}}')[1]  # fmt: skip
+    tasks = dict(line.split(" ")[::-1] for line in reversed(found.splitlines()) if line.count(" ") == 1)
     # the answer is a list of those that exist, whatever the exit code says about the others
     try:
         done = subprocess.run(
-            ["docker", "container", "inspect"] + ["untangle-%s" % name for name in names],
+            ["docker", "container", "inspect"]
+            + [tasks.get("untangle-%s_server" % name, "untangle-%s" % name) for name in names],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -400,7 +423,7 @@ def containers(names):
         found = json.loads(done.stdout or "[]")
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return {}
-    return {one["Name"].lstrip("/")[len("untangle-") :]: one for one in found}
+    return {(one["Config"]["Labels"] or {}).get("njoy.untangle.purpose", one["Name"][len("/untangle-") :]): one for one in found}
 
 
 def existing(name, home, container):
@@ -418,12 +441,17 @@ def existing(name, home, container):
         key, _equals, value = line.partition("=")
         found["applied"][key] = value
     if container:
-        found.update(backend="compose", container=True, running=bool(container["State"]["Running"]))
         labels = container["Config"]["Labels"] or {}
-        found["directory"] = labels.get("com.docker.compose.project.working_dir", "")
+        swarm = "com.docker.swarm.service.name" in labels
+        found.update(
+            backend="swarm" if swarm else "compose", container=True, running=bool(container["State"]["Running"])
+        )
+        found["directory"] = labels.get("njoy.untangle.home" if swarm else "com.docker.compose.project.working_dir", "")
         found["label"] = labels.get("njoy.untangle.config", "")
-    elif os.path.exists(os.path.join(home, "compose.yaml")):
-        found["backend"] = "compose"
+    else:
+        for backend, file in (("compose", "compose.yaml"), ("swarm", "stack.yaml")):
+            if os.path.exists(os.path.join(home, file)):
+                found["backend"] = backend
     unit = "/etc/systemd/system/untangle-%s.service" % name
     if os.path.exists(unit):
         found["unit"] = unit
@@ -432,7 +460,7 @@ def existing(name, home, container):
             found["running"] = run("systemctl", "is-active", "--quiet", os.path.basename(unit))[0] == 0
         else:
             found["directory"] = unit
-    elif found["backend"] != "compose" and os.path.exists(os.path.join(home, "instance")):
+    elif not found["backend"] and os.path.exists(os.path.join(home, "instance")):
         found["backend"] = "host"
         pid = read(os.path.join(home, "supervisor.pid")).strip()
         found["supervisor"] = pid if alive(pid, command=os.path.join(home, "instance") + " run") else ""
@@ -467,12 +495,14 @@ def main():
     }
     top = asked.get("top") or ""
     present = asked["state"] == "present"
-    compose = asked["backend"] == "compose"
+    compose, swarm = asked["backend"] == "compose", asked["backend"] == "swarm"
     if not os.path.isabs(directory):
         problems.append("{dir} is %s. Write it as an absolute path." % directory)
         directory = "/"
-    if present and compose:
-        answer["engine"], answer["server"] = server_in_image(asked["image"], problems)
+    if present and (compose or swarm):
+        answer["engine"], answer["server"] = server_in_image(asked["image"], asked["backend"], problems)
+        if swarm and answer["engine"]:
+            swarm_of(answer["engine"], problems)
         uid, gid = answer["server"].get("uid", 999), answer["server"].get("gid", 999)
         # an ordinary user cannot give files away: the container runs as that user
         answer["run_as"] = {"uid": uid if root else os.getuid(), "gid": gid if root else os.getgid()}
@@ -509,7 +539,10 @@ def main():
             problems.append("{host_settings} is set, which takes root. Become root, or leave it at report.")
     found = containers([one["name"] for one in asked["instances"]])
     if present and not compose and asked.get("network"):
-        problems.append("{network} is %s, and only containers can be on it. Use {backend}: compose." % asked["network"])
+        problems.append(
+            "{network} is %s, and the backend %s gives no instance an address there. Use {backend}: compose."
+            % (asked["network"], asked["backend"])
+        )
     network = network_of(asked["network"], problems) if present and compose and asked.get("network") else None
     for one in asked["instances"]:
         home = os.path.join(directory, one["name"])
@@ -532,6 +565,11 @@ def main():
                 answer["instances"][one["name"]] = seen
                 continue
             seen["bind"] = check_listen(one, seen["alive"] and seen["applied"].get("listen") == listens, problems)
+            if swarm and seen["bind"] and ipaddress.ip_address(seen["bind"].partition("%")[0]).is_loopback:
+                problems.append(
+                    "%s: its address is %s, and Swarm publishes on every address of a node. Give the purpose the address at which its "
+                    "applications find this host, or use {backend}: compose." % (where, one["address"])
+                )
         answer["instances"][one["name"]] = seen
     answer["problems"] = [named(problem, asked.get("called") or {}) for problem in problems]
     print(json.dumps(answer))
