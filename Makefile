@@ -4,7 +4,9 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 # one after the other: the tests measure times and share two cores
+ifndef SIDE_BY_SIDE
 .NOTPARALLEL:
+endif
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.venv/collections
@@ -37,8 +39,12 @@ demo-clean: ## take away what the demo made
 
 # -- test it -----------------------------------------------------------------------------------------------------------
 
-.PHONY: test unit lint integration faults soak units-matrix sanity molecule build bench testbed setup-dev clean
-test: lint unit units-matrix build sanity integration faults molecule ## what .ci/run runs
+.PHONY: test checks unit lint integration faults soak units-matrix sanity molecule build bench testbed setup-dev clean
+test: checks integration faults molecule ## what .ci/run runs
+
+# side by side, with what the rest waits for: much of it is downloads, and processes that use one core
+checks: $(DEV)
+	+@$(MAKE) SIDE_BY_SIDE=1 --no-print-directory --jobs 3 --output-sync=target lint unit units-matrix build sanity testbed
 
 setup-dev: $(DEV) ## add the test tools to .venv
 
@@ -52,7 +58,7 @@ unit: $(DEV) ## unit tests, no server needed
 cores: $(DEV)
 	@tools/units-matrix.sh --venvs
 
-units-matrix: $(DEV) ## unit tests under the oldest and the newest ansible-core
+units-matrix: $(DEV) cores ## unit tests under the oldest and the newest ansible-core
 	@tools/units-matrix.sh
 
 lint: $(DEV) ## ansible-lint, yamllint, ruff, mypy, shellcheck, defaults against argument_specs

@@ -168,12 +168,11 @@ class Stack(Project):
             found.append({"source": named, "target": target, "mode": 0o444})
         return found
 
-    def _placed(self, name: str) -> t.Iterator[tuple[File, str]]:
+    def _placed(self, name: str) -> t.Iterable[tuple[File, str]]:
         """Config files, and where in the container they are."""
-        files = iter(self._configs(name))
-        for target, texts in (self.services[name].get("config") or {}).items():
-            for file in texts:
-                yield next(files), "%s/%s" % (target.rstrip("/"), file)
+        config = self.services[name].get("config") or {}
+        places = ["%s/%s" % (target.rstrip("/"), file) for target, texts in config.items() for file in texts]
+        return zip(self._configs(name), places)
 
     def _as_secrets(self, name: str, made: Service, top: dict[str, t.Any]) -> list[Service]:
         made.pop("secrets", None)

@@ -110,7 +110,7 @@ def swarm_of(engine, problems):
         )
     if engine.get("no_new_privileges") is False:
         problems.append(
-            "Swarm drops no-new-privileges, and the Docker engine does not set it by itself. Put \"no-new-privileges\": true into the "
+            'Swarm drops no-new-privileges, and the Docker engine does not set it by itself. Put "no-new-privileges": true into the '
             "daemon.json of this node, or use {backend}: compose."
         )
 
@@ -423,7 +423,10 @@ def containers(names):
         found = json.loads(done.stdout or "[]")
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return {}
-    return {(one["Config"]["Labels"] or {}).get("njoy.untangle.purpose", one["Name"][len("/untangle-") :]): one for one in found}
+    return {
+        (one["Config"]["Labels"] or {}).get("njoy.untangle.purpose", one["Name"][len("/untangle-") :]): one
+        for one in found
+    }
 
 
 def existing(name, home, container):

@@ -218,7 +218,7 @@ def test_where_an_instance_listens_by_default(known, wanted):
         ({"source": {"tls": "maybe"}}, ["redis_split_source.tls is 'maybe'", "Write true or false"]),
         ({"source": {"timeout": "soon"}}, ["redis_split_source.timeout"]),
         ({"strategy": "move"}, ["redis_split_strategy is 'move'", "copy, live"]),
-        ({"backend": "podman"}, ["redis_split_backend", "compose, host"]),
+        ({"backend": "podman"}, ["redis_split_backend", "compose, swarm, host"]),
         ({"until": "synced"}, ["redis_split_until", "audit, provision, sync"]),
         ({"retire": True}, ["redis_split_retire is True", "by name"]),
         ({"retire": ["cash"]}, ["no purpose cash", "sessions, pipeline, cache"]),
