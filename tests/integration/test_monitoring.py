@@ -34,6 +34,8 @@ def test_instances_are_watched() -> None:
         redis_instances_monitoring_interval="1s",
         redis_instances_monitoring_patience="2s",
         __redis_instances_watch=watch,
+        __redis_instances_watch_now="5s",
+        __redis_instances_watch_usual="1m",
     )
     try:
         site.play("provision")
@@ -70,13 +72,17 @@ def test_instances_are_watched() -> None:
             assert {one["metric"]["purpose"] for one in found} == set(site.names.values()), query
 
         rules = ask(port, "rules")["groups"][0]["rules"]
-        assert len(rules) >= 7 and {one["health"] for one in rules} == {"ok"}
+        assert len(rules) >= 10 and {one["health"] for one in rules} == {"ok"}
         assert [one["labels"]["alertname"] for one in ask(port, "alerts")["alerts"]] == []
 
         def firing() -> set[tuple[str, str]]:
             found = ask(port, "alerts")["alerts"]
             return {(x["labels"]["alertname"], x["labels"]["purpose"]) for x in found if x["state"] == "firing"}
 
+        # it sends more than ever before
+        client = site.instance("sessions")
+        client.set("big", bytes(1_000_000))
+        eventually(lambda: client.get("big") and ("RedisTraffic", site.names["sessions"]) in firing(), 30)
         queue = site.instance("pipeline")
         for number in range(60):
             queue.set(f"job:{number}", bytes(1_000_000))
