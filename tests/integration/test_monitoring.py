@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import time
 import urllib.parse
@@ -16,6 +18,7 @@ from machine import docker, eventually, module, needs_docker
 from playbook_site import PROFILES, ROOT, Site, needs
 
 import servers
+from ansible_collections.njoy.untangle.plugins.module_utils.engine import jobs
 
 pytestmark = [*needs, needs_docker]
 
@@ -27,7 +30,12 @@ def ask(port: int, what: str, **words: str) -> Any:
 
 
 def test_instances_are_watched() -> None:
-    site = Site(redis_split_backend="compose", redis_split_image="redis:7.0", redis_split_monitoring=True)
+    site = Site(
+        redis_split_backend="compose",
+        redis_split_image="redis:7.0",
+        redis_split_monitoring=True,
+        redis_split_strategy="live",
+    )
     port, watch = servers.free_port(), f"watch-{site.tag}"
     site.variables.update(
         redis_instances_monitoring_listen=f"127.0.0.1:{port}",
@@ -36,6 +44,7 @@ def test_instances_are_watched() -> None:
         __redis_instances_watch=watch,
         __redis_instances_watch_now="5s",
         __redis_instances_watch_usual="1m",
+        __redis_instances_watch_gone=5,
     )
     try:
         site.play("provision")
@@ -67,12 +76,17 @@ def test_instances_are_watched() -> None:
             time.sleep(0.1)
         panels = json.loads((ROOT / "roles/redis_instances/files/dashboard.json").read_text())["panels"]
         asked = [one["expr"].replace("$purpose", ".*") for panel in panels for one in panel["targets"]]
+
+        def told(query: str) -> set[str]:
+            return {one["metric"]["purpose"] for one in ask(port, "query", query=query)["result"]}
+
+        mirror = [query for query in asked if "untangle_mirror" in query]
+        assert len(mirror) >= 3
         for query in asked:
-            found = ask(port, "query", query=query)["result"]
-            assert {one["metric"]["purpose"] for one in found} == set(site.names.values()), query
+            assert told(query) == (set() if query in mirror else set(site.names.values())), query
 
         rules = ask(port, "rules")["groups"][0]["rules"]
-        assert len(rules) >= 10 and {one["health"] for one in rules} == {"ok"}
+        assert len(rules) >= 13 and {one["health"] for one in rules} == {"ok"}
         assert [one["labels"]["alertname"] for one in ask(port, "alerts")["alerts"]] == []
 
         def firing() -> set[tuple[str, str]]:
@@ -93,6 +107,19 @@ def test_instances_are_watched() -> None:
         subprocess.run(["docker", "compose", "start"], cwd=home, check=True, capture_output=True)
         queue.delete(*queue.keys("job:*"))
         eventually(lambda: firing() == set(), 30)
+
+        # during a split the mirror is watched too, and one that is killed does not go unseen
+        for kind in PROFILES:
+            site.instance(kind).flushall()
+        site.fill()
+        site.play("sync")
+        for query in mirror:
+            eventually(lambda query=query: told(query) == set(site.names.values()), 15)  # type: ignore[misc]
+        assert told("untangle_mirror_lag_seconds < 5") == set(site.names.values())
+        job = jobs.running(str(site.state))
+        assert job
+        os.kill(job["pid"], signal.SIGKILL)
+        eventually(lambda: "MirrorGone" in {x["labels"]["alertname"] for x in ask(port, "alerts")["alerts"]}, 30)
         accept = {"redis_split_accept_loss": [*site.names.values()]}
         site.play("remove", "-e", json.dumps(accept))
         assert docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={watch}") == ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import time
 import typing as t
 
@@ -19,6 +20,7 @@ from .desk import Desk
 from .gate import BARRIER_SECONDS, Gate, choose_gate
 from .lane import Lane
 from .link import certificate, release
+from .metrics import Metrics
 from .mirror import Mirror
 from .route import Route, canary, look, standing
 from .server import Server
@@ -172,6 +174,7 @@ class Work:
         #: Why some routes are no longer mirrored, as far as anybody was told.
         self._stopped = ""
         self._told = self._looked = 0.0
+        self.metrics = Metrics(state.directory)
         #: Users whose fence is to be lifted as soon as their server is back.
         self._held: t.Sequence[str] = ()
 
@@ -179,6 +182,9 @@ class Work:
         for one in (self.mirror, *self.followers.values()):
             if one is not None:
                 one.close()
+        # One that failed stays in the figures, as one that says nothing any more.
+        if not isinstance(sys.exc_info()[1], Exception):
+            self.metrics.forget()
 
     def follow_back(self, route: Route) -> None:
         def log_in() -> Server:
@@ -201,6 +207,7 @@ class Work:
                 everything["source_buffer_bytes"] = _buffer(self.mirror)
                 totals = {lane.route.purpose: lane.source.size() for lane in self.mirror.lanes}
         everything["purposes"].update({name: follower.facts() for name, follower in self.followers.items()})
+        self.metrics.write(everything)
         for name, facts in everything["purposes"].items():
             total = max(facts["keys"], totals.get(name) or facts.get("keys_total") or 0)
             self.report({**facts, "keys_total": total, "mirror": everything})
