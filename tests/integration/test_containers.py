@@ -67,16 +67,17 @@ def test_the_live_split_on_a_network() -> None:
             purpose["address"] = f"{begin}.{number}"
         stranger = f"untangle-stranger-{begin}"
         docker("run", "-d", "--name", stranger, "--network", name, "--ip", f"{begin}.11", "redis:7.0")
-        purposes[1]["address"] = "127.0.0.1"
+        purposes[1]["address"], purposes[2]["address"] = "127.0.0.1", f"{begin}.255"
         try:
             site.play("provision", ok=False).says(
                 f"{stranger} has the address {begin}.11",
                 "127.0.0.1 is no address for a container on the network",
+                f"{begin}.255 is no address for a container on the network",
                 "Nothing was changed",
             )
         finally:
             docker("rm", "-fv", stranger)
-        purposes[1]["address"] = f"{begin}.12"
+        purposes[1]["address"], purposes[2]["address"] = f"{begin}.12", f"{begin}.13"
 
         site.fill()
         site.play("provision")

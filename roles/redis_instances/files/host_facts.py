@@ -329,7 +329,11 @@ def check_on_network(one, name, network, problems):
     """Whether a purpose can have its address on a network: it is no address of the host."""
     where, address = "purpose %s" % one["name"], one["address"]
     try:
-        inside = any(ipaddress.ip_address(address) in ipaddress.ip_network(subnet) for subnet in network["subnets"])
+        numbers = ipaddress.ip_address(address)
+        inside = numbers.version == 4 and any(
+            numbers in found and numbers not in (found.network_address, found.broadcast_address)
+            for found in map(ipaddress.ip_network, network["subnets"])
+        )
     except ValueError:
         inside = False
     if not inside or address in network["gateways"]:

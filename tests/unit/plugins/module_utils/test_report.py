@@ -224,3 +224,9 @@ def test_seconds(number, text):
 )
 def test_times(given, text):
     assert report.stamp(given) == text
+
+
+def test_the_image_and_its_size():
+    shown = page(split(None, None), PLAN, None, {"name": "redis:7.0 <x>", "size": 212_000_000})
+    assert shown.count("<dt>Image</dt><dd>redis:7.0 &lt;x&gt;, 202 MiB</dd>") == 2
+    assert "<dt>Image</dt>" not in page(split(None, None), PLAN)
