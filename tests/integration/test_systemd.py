@@ -87,6 +87,7 @@ def test_a_mirror_that_is_killed_is_started_again(tmp_path: Path) -> None:
         there("kill", "-9", str(second["pid"]))
         get("7002", "0", "SET", "d", "4")
         eventually(lambda: get("7001", "5", "GET", "d") == "4", 30)
-        assert call("end") and there("systemctl", "is-active", first["unit"]) == "inactive"
+        assert call("end")
+        eventually(lambda: there("systemctl", "is-active", first["unit"]) == "inactive", 5)
         time.sleep(2)
         assert there("sh", "-c", "ls -d /run/untangle* ; pgrep -f engine[.]job") == ""
