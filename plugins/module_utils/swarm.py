@@ -76,6 +76,10 @@ class Stack(Project):
         deploy["rollback_config"] = {"order": order}
         if here:
             deploy["placement"] = {"constraints": ["node.id == %s" % self.node.id]}
+            if len(host_ports) == len(made.get("ports") or ()):
+                # By name it is its task. The virtual address in between drops connections that were
+                # idle for 15 minutes (moby issue 31208).
+                deploy["endpoint_mode"] = "dnsrr"
         self._privileges(name, made)
         self._without(name, made)
         for key in sorted(made.keys() - KEPT):

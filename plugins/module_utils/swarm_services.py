@@ -120,8 +120,12 @@ def standing(project: str) -> tuple[list[str], list[str]]:
 def last_words(project: str) -> str:
     """Why tasks ended, and what those of them said at last."""
     lines = list[str]()
-    for name, service in services(project).items():
-        tasks = [one for one in _tasks(project) if one["ServiceID"] == service["ID"]]
+    try:
+        there, all_tasks = services(project), _tasks(project)
+    except UntangleError:
+        return ""
+    for name, service in there.items():
+        tasks = [one for one in all_tasks if one["ServiceID"] == service["ID"]]
         errors = dict.fromkeys(str(one["Status"]["Err"]) for one in tasks if one["Status"].get("Err"))
         if errors or not any(one["Status"]["State"] == "running" for one in tasks):
             lines += ["%s: %s" % (name, error) for error in errors] or [name + ":"]
@@ -138,7 +142,11 @@ def converge(project: str, seconds: float) -> None:
     """Wait until every service runs what its stack asks for."""
     end = time.monotonic() + seconds
     while True:
-        waiting, given_up = standing(project)
+        try:
+            waiting, given_up = standing(project)
+        except UntangleError as exc:
+            # Tasks come and go between two looks, and a stack that has none yet is an error to the engine's client.
+            waiting, given_up = [exc.message], []
         if not waiting and not given_up:
             return
         if given_up or time.monotonic() > end:

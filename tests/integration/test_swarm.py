@@ -37,13 +37,14 @@ EXCEPTIONS = {
     "5.15": "restarts always",
     "5.26": "the engine sets it for all",
 }
+WATCH = ["prom/prometheus:v2.42.0", "oliver006/redis_exporter:v1.45.0-alpine", "prom/node-exporter:v1.5.0"]
 PING = {"test": ["CMD-SHELL", "redis-cli ping | grep -q PONG"], "interval": "1s", "timeout": "2s", "retries": 3}
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
     # its dockerd sets for every container what Swarm cannot be told
-    with engine_of_ones_own("redis:7.0", options=["--no-new-privileges"]) as made:
+    with engine_of_ones_own("redis:7.0", *WATCH, options=["--no-new-privileges"]) as made:
         made.docker("swarm", "init", "--advertise-addr", made.address)
         yield made
 
@@ -195,9 +196,22 @@ def test_a_stack(stack: Stack, engine: Engine, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_live_split_onto_the_swarm(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And back; an instance is killed and stopped under the mirror, and Swarm brings it up again with its data."""
+    """And back; an instance is killed and stopped under the mirror, and Swarm brings it up again with its data. All of it is watched."""
     monkeypatch.setenv("DOCKER_HOST", engine.socket)
-    site = Site(redis_split_backend="swarm", redis_split_image="redis:7.0", redis_split_strategy="live")
+    site = Site(
+        redis_split_backend="swarm",
+        redis_split_image="redis:7.0",
+        redis_split_strategy="live",
+        redis_split_monitoring=True,
+        redis_instances_monitoring_interval="1s",
+    )
+    watch = f"watch-{site.tag}"
+    site.variables["__redis_instances_watch"] = watch
+
+    def told(query: str) -> set[str]:
+        words = ["curl", "-fsS", "--data-urlencode", f"query={query}", "http://127.0.0.1:9090/api/v1/query"]
+        done = subprocess.run([*engine.inside, *words], capture_output=True, text=True, check=True)
+        return {one["metric"]["purpose"] for one in json.loads(done.stdout)["data"]["result"]}
 
     def play(phase: str, *words: str, ok: bool = True) -> Any:
         return site.play(phase, *words, ok=ok, inside=engine.inside)
@@ -214,6 +228,8 @@ def test_the_live_split_onto_the_swarm(engine: Engine, monkeypatch: pytest.Monke
         site.fill()
         play("provision")
         play("sync")
+        for query in ("redis_up == 1", "untangle_mirror_lag_seconds"):
+            eventually(lambda query=query: told(query) == set(site.names.values()), 30)  # type: ignore[misc]
         writer = Pusher(site)
         engine.docker("kill", "--signal", "KILL", _task(engine, site, "pipeline"))
         program = site.state / "instances" / site.names["cache"] / "instance"
@@ -231,7 +247,7 @@ def test_the_live_split_onto_the_swarm(engine: Engine, monkeypatch: pytest.Monke
         play("rollback")
         assert differs(whole, site.source_data()) == {}
         play("remove")
-        for kind in ("service", "volume", "config"):
+        for kind in ("service", "volume", "config", "network"):
             assert engine.docker(kind, "ls", "--quiet", "--filter", f"name={site.tag}").split() == []
     finally:
         site.close()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ansible_collections.njoy.untangle.plugins.module_utils import swarm_services
 from ansible_collections.njoy.untangle.plugins.module_utils.errors import UntangleError
 from ansible_collections.njoy.untangle.plugins.module_utils.swarm import IMAGE, KEPT, Node, Stack
 
@@ -63,6 +64,9 @@ def test_restarts(word: str, condition: str) -> None:
 def test_data_stays_on_its_node_and_the_next_task_waits_for_the_place() -> None:
     made = web({"volumes": ["data:/data"]})
     assert made["deploy"]["placement"] == {"constraints": ["node.id == n0"]}
+    assert made["deploy"]["endpoint_mode"] == "dnsrr" and "endpoint_mode" not in web({})["deploy"]
+    ingress = {"ports": [{"target": 80, "published": 80, "mode": "ingress"}], "hardening": {"ports": False}}
+    assert "endpoint_mode" not in web({"volumes": ["data:/data"], **ingress})["deploy"]
     assert made["deploy"]["update_config"]["order"] == "stop-first"
     own = web({"volumes": ["data:/data"], "deploy": {"placement": {"constraints": ["x"]}, "replicas": 2}})
     assert own["deploy"]["placement"] == {"constraints": ["x"]} and own["deploy"]["replicas"] == 2
@@ -150,3 +154,21 @@ def test_what_swarm_does_otherwise_is_said() -> None:
     made = stack({"depends_on": ["db"]})
     made.files()
     assert [note.split(" ")[:3] for note in made.notes] == [["Swarm", "sets", "no"], ["Swarm", "starts", "all"]]
+
+
+def test_a_stack_whose_tasks_are_not_there_yet_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def standing(project: str) -> tuple[list[str], list[str]]:
+        looks.append(project)
+        if len(looks) < 3:
+            raise UntangleError("docker stack ps failed: nothing found in stack: shop")
+        return [], []
+
+    looks: list[str] = []
+    monkeypatch.setattr(swarm_services, "standing", standing)
+    monkeypatch.setattr(swarm_services, "_POLL_SECONDS", 0)
+    swarm_services.converge("shop", 5)
+    assert len(looks) == 3
+    looks = []
+    monkeypatch.setattr(swarm_services, "last_words", lambda project: "")
+    with pytest.raises(UntangleError, match="nothing found in stack"):
+        swarm_services.converge("shop", 0)
