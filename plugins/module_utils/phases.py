@@ -11,7 +11,7 @@ import re
 import typing as t
 
 from . import plan as plans
-from . import telling
+from . import profiles, telling
 from .errors import UntangleError
 from .telling import MOVED
 
@@ -269,10 +269,11 @@ def unreachable(plan: Plan, host: str, results: t.Sequence[Facts]) -> list[str]:
 def memory_problems(
     plan: Plan, host: str, facts: Facts, states: t.Mapping[str, Facts], meminfo: str, check: str
 ) -> dict[str, list[str]]:
-    """Whether a host can hold what is to come to it. `meminfo` is the text of its /proc/meminfo.
+    """Whether a host and its instances can hold what is to come. `meminfo` is the text of its /proc/meminfo.
 
-    Refused: what is used there, what the databases hold and a quarter more of that do not fit. What an instance holds already
-    is in use already. Warned about: limits that together pass four fifths of the memory.
+    Refused: what is used there, what the databases hold and a quarter more of that do not fit; a database that its container
+    cannot hold, since the kernel would end the server again and again while it is filled. What an instance holds already is in
+    use already. Warned about: limits that together pass four fifths of the memory, and a database over its own.
     """
     kib = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+) kB", meminfo, re.M)}
     total = kib.get("MemTotal", 0) << 10
@@ -282,6 +283,18 @@ def memory_problems(
     used = total - (kib.get("MemAvailable", kib.get("MemFree", 0)) << 10)
     refuse: list[str] = []
     warn: list[str] = []
+    for one in here:
+        held = _measured(one, facts) if _to_come(one, facts, states.get(one["name"]) or {}) else 0
+        if held <= int(one["maxmemory"]):
+            continue
+        limit = profiles.container_memory(one["settings"], one["profile"])
+        kills = plan["backend"] != "host" and held > limit
+        sentence = "redis_split_purposes, %s: database %d of %s takes about %s, more than its maxmemory of %s%s. Raise it." % (
+            one["name"], one["database"], facts["address"], telling.size(held), telling.size(int(one["maxmemory"])),
+            " and than its container may use (%s), so that the kernel would end it while it is filled" % telling.size(limit)
+            if kills else ", so that the instance cannot serve or evicts at once",
+        )  # fmt: skip
+        (refuse if kills and check == "refuse" else warn).append(sentence)
     coming = sum(_to_come(one, facts, states.get(one["name"]) or {}) for one in here)
     needed = used + coming + coming // 4
     if coming and needed > total:
@@ -301,14 +314,22 @@ def memory_problems(
     return {"refuse": refuse, "warn": warn}
 
 
+def _database(purpose: Facts, facts: Facts) -> Facts:
+    return next((one for one in facts["databases"] if int(one["database"]) == purpose["database"]), None) or {}
+
+
+def _measured(purpose: Facts, facts: Facts) -> int:
+    """Bytes that the database of a purpose takes at the source, 0 where that was not measured."""
+    return int((_database(purpose, facts).get("memory") or {}).get("bytes") or 0)
+
+
 def _to_come(purpose: Facts, facts: Facts, standing: Facts) -> int:
     """Bytes that a purpose will need beyond what its instance holds already."""
     if standing.get("state") in ("copied", "mirrored", *MOVED):
         return 0
-    found = next((one for one in facts["databases"] if int(one["database"]) == purpose["database"]), None) or {}
-    memory = found.get("memory") or {}
-    held = int(memory.get("bytes") or 0)
-    if not memory and found.get("keys") != 0:
+    found = _database(purpose, facts)
+    held = _measured(purpose, facts)
+    if not found.get("memory") and found.get("keys") != 0:
         # not measured: no more than all that the server uses
         held = int(facts["server"].get("used_memory") or 0)
     there, of = int(standing.get("keys_target") or 0), int(found.get("keys") or 0)

@@ -110,13 +110,11 @@ PROFILES: tuple[str, ...] = tuple(DIFFERENT)
 #: Profiles whose application may empty its own instance: what a cache holds can be had again.
 MAY_FLUSH = ("cache",)
 
-#: Container memory as (factor of maxmemory, bytes on top). maxmemory counts neither fragmentation and buffers nor the
-#: pages that a fork copies; an instance that writes to disk while it is written to can need nearly twice its data.
-_MEMORY: dict[str, tuple[float, int]] = {
-    "queue": (2.0, 128 << 20),
-    "sessions": (1.6, 64 << 20),
-    "locks": (1.6, 64 << 20),
-}
+#: Container memory as (factor of maxmemory, bytes on top), by how often it forks or rewrites. maxmemory counts neither
+#: fragmentation and buffers nor the pages that a fork copies; an instance that writes to disk while it is written to can need
+#: nearly twice its data.
+_MEMORY_QUEUE = (2.0, 128 << 20)
+_MEMORY_WITH_DISK = (1.6, 64 << 20)
 _MEMORY_WITHOUT_DISK = (1.25, 64 << 20)
 
 #: The first Redis release that knows a setting of ours. Every Valkey release knows all of them.
@@ -357,15 +355,21 @@ def acl_lines(user: str, profile: str, hashes: t.Mapping[str, str], version: Ver
     ]
 
 
-def container_memory(profile: str, maxmemory: int) -> int:
-    """Bytes that the container of such an instance may use."""
-    factor, more = _MEMORY.get(profile, _MEMORY_WITHOUT_DISK)
-    return int(maxmemory * factor) + more
+def _on_disk(wanted: t.Mapping[str, str]) -> bool:
+    return bool(wanted.get("save")) or wanted.get("appendonly") == "yes"
+
+
+def container_memory(wanted: t.Mapping[str, str], profile: str = "") -> int:
+    """Bytes that the container of an instance with these settings may use."""
+    factor, more = _MEMORY_WITHOUT_DISK
+    if _on_disk(wanted):
+        factor, more = _MEMORY_QUEUE if profile == "queue" else _MEMORY_WITH_DISK
+    return int(int(wanted["maxmemory"]) * factor) + more
 
 
 def stop_seconds(wanted: t.Mapping[str, str]) -> int:
     """How long a server may take to write its data when it is told to stop: 20 s per GiB, at least 30 s."""
-    if not wanted.get("save") and wanted.get("appendonly") != "yes":
+    if not _on_disk(wanted):
         return 10
     return max(30, (20 * int(wanted["maxmemory"])) >> 30)
 

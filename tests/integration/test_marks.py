@@ -289,6 +289,30 @@ def test_users_in_a_file_keep_fence_and_marks_over_a_restart(server, tmp_path, v
 
 
 @main_versions
+def test_what_was_written_after_a_way_back_is_not_emptied(split, version):
+    """A restart takes the fence of an instance away, whose users come from a file that it may not write to."""
+    rig = split(version)
+    rig.old().mset({"a": 1, "b": 2})
+    rig.copied()
+    rig.cut_over()
+    rig.returned()
+    rig.old().delete("b")
+    assert marks.fenced(rig.routes[0].open())
+    rig.new().save()
+    rig.target.restart()
+    rig._clients.clear()
+    rig.new().set("left behind", "x")
+    before = whole(rig)
+    for work in (rig.copied, rig.mirrored_and_cut_over):
+        with pytest.raises(UntangleError, match=r"restarted since the way back.* 2 of its keys"):
+            work()
+        assert whole(rig) == before
+    rig.new().flushdb()
+    rig.copied()
+    assert rig.new().get("a") == b"1" and rig.new().dbsize() == 1
+
+
+@main_versions
 def test_a_plan_that_names_another_place_is_refused(split, version):
     """The purpose serves elsewhere: neither is the empty instance filled, nor is it taken for the one that serves."""
     rig = split(version, databases=(5, 6))

@@ -118,6 +118,14 @@ def removed(forward: Story) -> Story:
     forward.runs["back"] = forward.site.play("rollback", "-vvv", "--diff")
     forward.seen["returned"] = forward.site.source_data()
     forward.seen["secrets"] = forward.site.secrets()
+    cache = forward.site.instance("cache")
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        forward.site.instance("cache", "app").set("left behind", 1)
+    # what a restart does too: the users are those of the file again, and so is what they may do
+    cache.acl_load()
+    forward.site.instance("cache", "app").set("left behind", 1)
+    forward.runs["remove after a restart"] = forward.site.play("remove", ok=False)
+    cache.delete("left behind")
     forward.runs["remove"] = forward.site.play("remove", "-vvv", "--diff")
     forward.runs["remove again"] = forward.site.play("remove")
     return forward
@@ -366,6 +374,14 @@ def test_a_retired_split_stays_as_it_is(forward: Story, phase: str) -> None:
 
 def test_even_from_retired_the_instances_come_back_whole(removed: Story) -> None:
     assert differs(removed.seen["at the end"], removed.seen["returned"]) == {}
+
+
+def test_what_took_writes_after_the_way_back_is_not_taken_away(removed: Story) -> None:
+    run = removed.runs["remove after a restart"]
+    run.says(
+        f"{removed.site.names['cache']}: the instance holds what the shared server lacks", "redis_split_accept_loss"
+    )
+    assert run.changed == 0
 
 
 def test_check_mode_of_rollback_changes_nothing(removed: Story) -> None:

@@ -10,7 +10,7 @@ import typing as t
 
 from ..errors import UntangleError
 from . import compare, link, marks, values
-from .route import Route, adopt, canary, check, standing, unbounded
+from .route import Route, adopt, canary, check, returned_whole, standing, unbounded
 from .server import Server
 from .snapshot import Limits, Reader
 from .state import State
@@ -54,6 +54,7 @@ def copied(
         if where in ("copying", "mirrored"):
             link.release(target)
         check(source, target, route)
+        returned_whole(source, target, route, limits)
         if where == "copied":
             done[route.purpose] = {"state": where, "changed": False}
             continue
@@ -86,15 +87,14 @@ def _copy(
     exclude: t.Sequence[str],
 ) -> dict[str, t.Any]:
     again = bool(mark) or bool(target.size())
-    if mark.get("state") == "returned":
-        # What it held while it served went back with the return: begin with nothing, and let its users in again.
-        marks.lift(target)
     if again:
         _sweep(target)
     fresh = {"state": "copying", "source": source.address, "database": route.database, "purpose": route.purpose}
     # What was left out of the copy stays out of every later pass over this target.
     chosen = {name: value for name, value in (("match", match), ("exclude", list(exclude))) if value}
     kept = {name: mark[name] for name in ("maxmemory", "maxmemory-policy") if name in mark}
+    # What it held while it served went back with the return: its users are let in again.
+    marks.lift(target)
     marks.write_target(target, {**fresh, **chosen, **kept}, first=not mark)
     mark = {**fresh, **chosen, **kept}
     began, evicted = time.monotonic(), _evicted(target)

@@ -22,7 +22,7 @@ from .lane import Lane
 from .link import certificate, release
 from .metrics import Metrics
 from .mirror import Mirror
-from .route import Route, canary, look, standing
+from .route import Route, canary, look, returned_whole, standing
 from .server import Server
 from .snapshot import Limits
 from .state import State, now
@@ -67,6 +67,7 @@ def mirrored(
                 moved.append(route)
             continue
         _refuse(source, target, route, place)
+        returned_whole(source, target, route, limits)
         todo.append(route)
     if not todo and not moved:
         return {"changed": False, "purposes": done}
@@ -80,6 +81,8 @@ def mirrored(
         mark = marks.read_target(target)
         if mark and mark.get("state") == "returned":
             marks.lift(target)
+            # Without its fence it would be one that somebody may have written to.
+            marks.write_target(target, {**mark, "state": "copying"})
         if not mark:
             # Whoever comes second is refused by the server itself.
             marks.write_target(target, _mark(admin, route, "copying"), first=True)

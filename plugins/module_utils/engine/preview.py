@@ -11,6 +11,7 @@ from ..errors import UntangleError
 from . import job, jobs, marks, retire, route, state
 from .route import Route
 from .server import Server
+from .snapshot import Limits
 
 Options = t.Mapping[str, t.Any]
 
@@ -54,6 +55,7 @@ def copied(options: Options, verb: str = "copy", follows: bool = False) -> dict[
                     "%s: %s holds %d keys that are not ours. Empty it, or give the purpose another port."
                     % (where.purpose, where.where, target.size())
                 )
+            route.returned_whole(source, target, where, Limits())
         keys = source.size()
         would = (
             "%s %d keys of database %d of %s to %s" % (verb, keys, where.database, source.address, where.where)

@@ -185,6 +185,23 @@ def restore_limits(target: Server, mark: t.MutableMapping[str, t.Any]) -> None:
     mark.pop("maxmemory-policy", None)
 
 
+def returned_whole(source: Server, target: Server, route: Route, limits: t.Any) -> None:
+    """Refuse a target that was given back and has lost its fence since, if it differs: somebody may have written there.
+
+    Users of an instance come from a file that the server may not write to, so a restart takes the fence away.
+    """
+    if (marks.read_target(target) or {}).get("state") != "returned" or marks.fenced(target) or not target.size():
+        return
+    kinds = compare.Comparer(source, target, limits).run().kinds
+    other = sum(count for kind, count in kinds.items() if kind != "missing")
+    if other:
+        raise UntangleError(
+            "%s: %s was restarted since the way back, or its users were loaded again, so it took writes, and %d of its keys are not what "
+            "database %d of %s holds. Empty it if nothing there is wanted, then run again. Nothing was changed."
+            % (route.purpose, route.where, other, route.database, source.address)
+        )
+
+
 def adopt(source: Server, target: Server, route: Route, limits: t.Any, progress: compare.Progress) -> bool:
     """Whether a target that holds keys and no mark may be taken as ours: only if it equals the source, key by key."""
     sizes = source.size(), target.size()

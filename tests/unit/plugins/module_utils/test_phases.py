@@ -21,6 +21,7 @@ PURPOSES = [
     {"name": "pipeline", "database": 5, "port": 6380, "profile": "queue", "maxmemory": "1gb"},
     {"name": "cache", "database": 10, "port": 6381, "profile": "cache", "maxmemory": "2gb"},
 ]
+WIDE = [*PURPOSES[:2], {**PURPOSES[2], "maxmemory": "8gb"}]
 HOSTS = {
     "instances": ["redis1", "redis2"],
     "apps": ["web1"],
@@ -204,25 +205,33 @@ def test_an_address_that_an_application_cannot_reach() -> None:
 def test_memory_that_does_not_suffice() -> None:
     big = facts(db10={"memory": {"bytes": 4 * GIB}})
     room = meminfo(20 * GIB, 8 * GIB)
-    assert phases.memory_problems(planned(), "redis1", big, {}, room, "refuse") == {"refuse": [], "warn": []}
+    assert phases.memory_problems(planned(purposes=WIDE), "redis1", big, {}, room, "refuse") == {
+        "refuse": [],
+        "warn": [],
+    }
     # 5 GB come with their quarter, 4.9 are there
     tight = meminfo(20 * GIB, int(4.9 * GIB))
-    (said,) = phases.memory_problems(planned(), "redis1", big, {}, tight, "refuse")["refuse"]
+    (said,) = phases.memory_problems(planned(purposes=WIDE), "redis1", big, {}, tight, "refuse")["refuse"]
     for word in ("redis1", "20.0 GB", "a quarter more", "redis_split_memory_check"):
         assert word in said
-    found = phases.memory_problems(planned(), "redis1", big, {}, tight, "warn")
+    found = phases.memory_problems(planned(purposes=WIDE), "redis1", big, {}, tight, "warn")
     assert found == {"refuse": [], "warn": [said]}
 
 
 def test_what_an_instance_holds_already_is_not_counted_twice() -> None:
     big, tight = facts(db10={"memory": {"bytes": 4 * GIB}}), meminfo(20 * GIB, GIB)
     for standing in ({"state": "cut_over"}, {"state": "copied"}, {"state": "copying", "keys_target": 100}):
-        assert phases.memory_problems(planned(), "redis1", big, {"cache": standing}, tight, "refuse")["refuse"] == []
+        assert (
+            phases.memory_problems(planned(purposes=WIDE), "redis1", big, {"cache": standing}, tight, "refuse")[
+                "refuse"
+            ]
+            == []
+        )
 
 
 def test_memory_is_counted_by_host() -> None:
     big, tight = facts(db10={"memory": {"bytes": 4 * GIB}}), meminfo(20 * GIB, GIB)
-    elsewhere = planned(purposes=[*PURPOSES[:2], {**PURPOSES[2], "host": "redis2"}])
+    elsewhere = planned(purposes=[*PURPOSES[:2], {**WIDE[2], "host": "redis2"}])
     assert phases.memory_problems(elsewhere, "redis1", big, {}, tight, "refuse")["refuse"] == []
     assert phases.memory_problems(elsewhere, "redis2", big, {}, tight, "refuse")["refuse"] != []
 
@@ -230,7 +239,30 @@ def test_memory_is_counted_by_host() -> None:
 def test_a_database_that_was_not_measured_counts_as_the_whole_server() -> None:
     blind = facts(db10={"memory": None})
     blind["server"]["used_memory"] = 4 * GIB
-    assert phases.memory_problems(planned(), "redis1", blind, {}, meminfo(20 * GIB, GIB), "refuse")["refuse"] != []
+    assert (
+        phases.memory_problems(planned(purposes=WIDE), "redis1", blind, {}, meminfo(20 * GIB, GIB), "refuse")["refuse"]
+        != []
+    )
+
+
+def test_a_database_that_its_instance_cannot_hold() -> None:
+    room = meminfo(20 * GIB, 15 * GIB)
+    # 2 GB are its maxmemory, 2.6 its container's
+    big = facts(db10={"memory": {"bytes": 4 * GIB}})
+    found = phases.memory_problems(planned(), "redis1", big, {}, room, "refuse")
+    (said,) = found["refuse"]
+    for word in ("redis_split_purposes, cache: database 10", "4.0 GB", "maxmemory of 2.0 GB", "(2.6 GB)", "Raise it"):
+        assert word in said
+    assert found["warn"] == []
+    assert phases.memory_problems(planned(), "redis1", big, {}, room, "warn") == {"refuse": [], "warn": [said]}
+    there = {"cache": {"state": "copied"}}
+    assert phases.memory_problems(planned(), "redis1", big, there, room, "refuse") == {"refuse": [], "warn": []}
+    # without a container, or within its room, the kernel ends nothing
+    tight = facts(db10={"memory": {"bytes": int(2.2 * GIB)}})
+    for plan_, said_of in ((planned(), tight), (planned(backend="host"), big)):
+        found = phases.memory_problems(plan_, "redis1", said_of, {}, room, "refuse")
+        (said,) = found["warn"]
+        assert found["refuse"] == [] and "more than its maxmemory of 2.0 GB, so that" in said
 
 
 def test_limits_that_together_pass_four_fifths_warn() -> None:

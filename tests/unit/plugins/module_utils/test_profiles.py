@@ -215,9 +215,16 @@ def test_instance_settings_say_where_and_with_tls():
 
 def test_limits_leave_room_for_what_maxmemory_does_not_count():
     gib = 1 << 30
-    assert profiles.container_memory("cache", gib) == int(1.25 * gib) + (64 << 20)
-    assert profiles.container_memory("sessions", gib) == int(1.6 * gib) + (64 << 20)
-    assert profiles.container_memory("queue", gib) == 2 * gib + (128 << 20)
+    with_disk, without = int(1.6 * gib) + (64 << 20), int(1.25 * gib) + (64 << 20)
+    for profile, own, room in (
+        ("cache", {}, without),
+        ("cache", {"appendonly": "yes"}, with_disk),
+        ("cache", {"save": "60 1"}, with_disk),
+        ("sessions", {}, with_disk),
+        ("sessions", {"save": "", "appendonly": "no"}, without),
+        ("queue", {}, 2 * gib + (128 << 20)),
+    ):
+        assert profiles.container_memory(profiles.settings(profile, gib, own), profile) == room
     assert profiles.stop_seconds(profiles.settings("cache", gib, {})) == 10
     assert profiles.stop_seconds(profiles.settings("queue", gib, {})) == 30
     assert profiles.stop_seconds(profiles.settings("queue", 8 * gib, {})) == 160
