@@ -304,6 +304,13 @@ def test_host(site: Any) -> None:
     # a supervisor that dies leaves its server serving, and the next run watches over that again
     os.kill(int((here.dir / here.cache / "supervisor.pid").read_text()), signal.SIGKILL)
     ids = here.run_ids()
+    # users that the server does not take are told in its own words, and it goes on with those that it has
+    here.purposes[1]["acl"] = "+nonsense"
+    out = here.play(ok=False)
+    assert f"The instance {here.cache} on" in out and "Unknown command or category name in ACL" in out
+    assert "Correct the acl of the purpose" in out
+    assert here.run_ids() == ids and here.client(here.cache, "app").ping() and here.client(here.cache).acl_load()
+    del here.purposes[1]["acl"]
     # a lost password of the health check: the users are loaded anew, nothing is started again
     (here.secrets_dir / f"{here.queue}.health").unlink()
     # and what was changed behind the role's back is told, by name

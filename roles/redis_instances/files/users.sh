@@ -39,6 +39,18 @@ for kind in app admin health exporter; do
     lines=${lines%%"@$kind@"*}${hash%% *}${lines#*"@$kind@"}
     if [ "$kind$health" = healthTrue ]; then put "$conf/health" "$word" 0640; fi
 done
+former=$(cat "$conf/users.acl" 2> /dev/null || :; echo .)
 put "$conf/users.acl" "$lines" 0640
+# A server that does not take them goes on with those it has, and could not start with these.
+if [ "$check" != True ] && [ "$former" != "$lines." ] && [ -x "${conf%/*}/instance" ]; then
+    answer=$("${conf%/*}/instance" admin ACL LOAD 2>&1 < /dev/null) || :
+    case $answer in
+        *"no change to the previously active"*)
+            printf '%s' "${former%.}" > "$conf/users.acl"
+            echo "the server goes on with the users that it has, since it says: $answer. Correct the acl of the purpose." >&2
+            exit 1
+            ;;
+    esac
+fi
 digest=$(printf '%s' "$lines" | sha256sum)
 echo "${digest%% *}"
