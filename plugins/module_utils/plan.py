@@ -31,7 +31,7 @@ PARTS = ("url", "host", "port", "user", "password", "database")
 # \Z: `$` matches before a last line break as well
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 #: Users that every instance has for other ends.
-_RESERVED = ("default", "untangle", "health")
+_RESERVED = ("default", "untangle", "health", "exporter")
 _PURPOSE_KEYS = (
     "name",
     "database",
@@ -343,9 +343,9 @@ def _purpose(value: t.Any, number: int, hosts: list[str], facts: t.Mapping[str, 
             "%s: the name must be lower-case letters, digits and _, beginning with a letter, for example %s."
             % (where, _proper(name))
         )
-    if name in _RESERVED:
+    if name in (*_RESERVED, "monitoring"):
         raise UntangleError(
-            "%s: every instance has a user of that name already. Choose another name than %s."
+            "%s: the name is taken. Every instance has users %s, and monitoring is what watches them. Choose another."
             % (where, ", ".join(_RESERVED))
         )
     host = _text(given.get("host")) or hosts[0]

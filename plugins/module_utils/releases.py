@@ -171,6 +171,8 @@ class Releases:
         shutil.rmtree(there, ignore_errors=True)
         for name in release["files"]:
             _copy(self._path_here(name), os.path.join(there, name))
+        for top in _tops(release):
+            _own(self._path_here(top), os.path.join(there, top))
         self._write(release)
         for old in self.all()[: -max(keep, 1)]:
             shutil.rmtree(self._path(old["number"]), ignore_errors=True)
@@ -195,13 +197,20 @@ class Releases:
         kept, changed = self._path(release["number"]), []
         for name in release["files"]:
             path = self._path_here(name)
-            if not (os.path.isfile(path) and filecmp.cmp(os.path.join(kept, name), path, shallow=False)):
+            then = os.path.join(kept, name)
+            if not (os.path.isfile(path) and filecmp.cmp(then, path, shallow=False) and _owned(then) == _owned(path)):
                 changed.append(name)
                 if not check:
-                    _copy(os.path.join(kept, name), path)
-        # What was added since, in the directories that this release mounts.
-        tops = {os.path.dirname(name) for name in release["files"]} - {""}
-        for top in tops:
+                    _copy(then, path)
+        # Who may look into the directories that this release mounts: images differ in their groups.
+        for top in _tops(release):
+            there, then = self._path_here(top), os.path.join(kept, top)
+            if _owned(there) != _owned(then):
+                changed.append(top)
+                if not check:
+                    _own(then, there)
+        # What was added there since.
+        for top in _tops(release):
             for name in os.listdir(self._path_here(top)):
                 other = os.path.join(top, name)
                 if other not in release["files"] and os.path.isfile(self._path_here(other)):
@@ -282,13 +291,27 @@ def _digest(lines: t.Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def _tops(release: Facts) -> list[str]:
+    return sorted({os.path.dirname(name) for name in release["files"]} - {""})
+
+
+def _owned(path: str) -> tuple[int, int, int]:
+    """Mode, owner and group. An ordinary user has but one owner to give."""
+    facts = os.stat(path)
+    return (stat.S_IMODE(facts.st_mode), *((0, 0) if os.geteuid() else (facts.st_uid, facts.st_gid)))
+
+
+def _own(source: str, target: str) -> None:
+    mode, owner, group = _owned(source)
+    os.chmod(target, mode)
+    if not os.geteuid():
+        os.chown(target, owner, group)
+
+
 def _copy(source: str, target: str) -> None:
     """With mode and owner, and so that nobody reads half of it."""
-    facts = os.stat(source)
     os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
     part = target + ".part"
     shutil.copyfile(source, part)
-    os.chmod(part, stat.S_IMODE(facts.st_mode))
-    if not os.geteuid():
-        os.chown(part, facts.st_uid, facts.st_gid)
+    _own(source, part)
     os.replace(part, target)

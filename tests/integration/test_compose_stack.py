@@ -191,11 +191,18 @@ def test_a_release_that_breaks_leaves_the_old_one_serving(stack: Stack, variable
     stack.play()
     assert stack.redis("SET", "kept", "yes") == "OK"
     other = stack.ids()["other"]
+    # who may read its configuration comes back with it: images differ in their groups
+    mounted = [stack.top / "stack/store", stack.top / "stack/store/redis.conf"]
+    owned = [(path.stat().st_mode, path.stat().st_gid) for path in mounted]
+    for path in mounted:
+        path.chmod(0o700)
+        os.chown(path, -1, 4321)
     began = time.monotonic()
     said = stack.play(ok=False, **variables)
     assert time.monotonic() - began < 60
     assert reason in said and "Release 1 of" in said and "was put back and serves" in said
     assert stack.redis("GET", "kept") == "yes" and stack.ids()["other"] == other
+    assert [(path.stat().st_mode, path.stat().st_gid) for path in mounted] == owned
     assert len(stack.releases()) == 1
     assert "changed=0" in stack.play()
 

@@ -375,8 +375,22 @@ def test_compose(site: Any) -> None:
     with here.client(here.queue, "app", **tls) as app:
         assert eventually(lambda: app.lrange("jobs", 0, -1) == ["one"])
     assert here.run_ids(**tls)[here.queue] != ids[here.queue]
+
+    # exporters come in over TLS too, and what watches goes with the instances, whatever is said of it by then
+    watching: dict[str, Any] = {
+        "__redis_instances_watch": f"watch-{here.queue}",
+        "redis_instances_monitoring_listen": f"127.0.0.1:{servers.free_port()}",
+        "redis_instances_monitoring_interval": "1s",
+    }
+    here.play(redis_instances_monitoring=True, **watching)
+    query = "http://127.0.0.1:9090/api/v1/query?query=redis_up==1"
+    form = ["exec", f"watch-{here.queue}-prometheus-1", "wget", "-q", "-O", "-", query]
+    eventually(lambda: len(json.loads(docker(*form))["data"]["result"]) == 2, 30)
+    here.play("--check", redis_instances_monitoring=True, **watching)
+    assert here.changed == 0
     check_secrets(here)
-    check_away(here, here.play(redis_instances_state="absent"))
+    check_away(here, here.play(redis_instances_state="absent", **watching))
+    assert docker("ps", "-aq", "--filter", f"name=watch-{here.queue}") == ""
 
 
 @slow

@@ -20,6 +20,7 @@ from writers import app
 
 import servers
 from ansible_collections.njoy.untangle.plugins.module_utils.engine import marks
+from ansible_collections.njoy.untangle.plugins.module_utils.engine.job import perform
 from ansible_collections.njoy.untangle.plugins.module_utils.engine.server import Server
 from ansible_collections.njoy.untangle.plugins.module_utils.errors import UntangleError
 
@@ -310,6 +311,22 @@ def test_what_was_written_after_a_way_back_is_not_emptied(split, version):
     rig.new().flushdb()
     rig.copied()
     assert rig.new().get("a") == b"1" and rig.new().dbsize() == 1
+
+
+@main_versions
+def test_a_mirror_that_was_killed_is_no_alarm_for_good(split, version):
+    """Its figures stay until somebody says that it is not wanted any more."""
+    rig = split(version)
+    rig.copied()
+    figures = os.path.join(rig.state.directory, "metrics", "mirror.prom")
+    os.mkdir(os.path.dirname(figures))
+    routes = [{"purpose": rig.purpose, "database": rig.database, "target": rig.target.connection()}]
+    options = {"source": rig.login, "routes": routes, "state_dir": rig.state.directory}
+    for kind, gone in (("compare", False), ("stopped", True), ("cut_over", False), ("returned", True)):
+        with open(figures, "w", encoding="utf-8"):
+            pass
+        perform(kind, options, "a test", rigs.silent)
+        assert os.path.exists(figures) != gone, kind
 
 
 @main_versions

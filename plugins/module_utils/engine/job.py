@@ -17,6 +17,7 @@ from .. import connection
 from ..errors import UntangleError
 from . import compare, copy, cutover, jobs, live, marks, retire, state
 from .desk import Desk
+from .metrics import Metrics
 from .route import Route, routes, standing
 from .server import Server
 from .snapshot import Limits
@@ -56,7 +57,7 @@ def perform(
         desk = Desk(str(directory))
         return live.mirrored(source, where, split, by, report, limits, desk, tolerance, options.get("feed") or "auto")
     if kind == "stopped":
-        return stopped(source, where, split, by)
+        return _unmirrored(split, stopped(source, where, split, by))
     if kind == "cut_over":
         return cutover.cut_over(
             source,
@@ -71,19 +72,27 @@ def perform(
             bool(options.get("rehearse")),
         )
     if kind == "returned":
-        return cutover.returned(source, where, split, by, report, limits, tolerance, options.get("accept_loss") or ())
+        done = cutover.returned(source, where, split, by, report, limits, tolerance, options.get("accept_loss") or ())
+        return _unmirrored(split, done)
     if kind == "compare":
         return compared(
             source, where, split, report, limits, tolerance, options.get("sample"), options.get("details", True)
         )
     if kind == "retired":
-        return retire.retired(
+        done = retire.retired(
             source, where, split, by, report, limits, float(options.get("watch_seconds") or 0), float(options.get("quiet_seconds") or 0),
             options.get("backup_dir"), options.get("server_command") or ["redis-server"], options.get("accept_loss") or (),
         )  # fmt: skip
+        return _unmirrored(split, done)
     if kind == "restored":
         return retire.restored(source, where, split, by, report)
     raise UntangleError("There is no work called %s." % kind)
+
+
+def _unmirrored(split: state.State, done: dict[str, t.Any]) -> dict[str, t.Any]:
+    """A mirror that was killed before, and is not wanted any more, is nothing to be alarmed about. One that runs says so again."""
+    Metrics(split.directory).forget()
+    return done
 
 
 def stopped(source_options: Options, where: t.Sequence[Route], split: state.State, by: str) -> dict[str, t.Any]:

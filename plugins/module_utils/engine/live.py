@@ -70,6 +70,7 @@ def mirrored(
         returned_whole(source, target, route, limits)
         todo.append(route)
     if not todo and not moved:
+        Metrics(state.directory).forget()
         return {"changed": False, "purposes": done}
     if admin.info("replication").get("role") != "master":
         raise UntangleError("%s is a replica. Name its master as source; nothing was changed." % admin.address)

@@ -26,7 +26,7 @@ PURPOSE = (
     ("commands", "counter", "Commands that were passed on."),
     ("starts", "counter", "How often the database was read from its beginning."),
 )
-_HALTED = ("stopped", "waiting for its target", "waiting for its server")
+_HALTED = ("stopped", "waiting for its source", "waiting for its target", "waiting for its server")
 
 
 def text(mirror: t.Mapping[str, t.Any], now: float) -> str:
@@ -37,10 +37,11 @@ def text(mirror: t.Mapping[str, t.Any], now: float) -> str:
         full = "untangle_mirror_%s%s" % (name, "_total" if kind == "counter" else "")
         values = [(purpose, facts[name]) for purpose, facts in purposes.items() if name in facts]
         lines += _figure(full, kind, what, [('purpose="%s"' % _quoted(purpose), value) for purpose, value in values])
-    halted = [
-        ('purpose="%s",phase="%s"' % (_quoted(purpose), facts["phase"]), int(facts["phase"] in _HALTED))
-        for purpose, facts in purposes.items()
-    ]
+    halted = []
+    for purpose, facts in purposes.items():
+        # one that follows back has a word of its own for it
+        phase = "waiting for its source" if mirror.get("away") and "away" not in facts else facts["phase"]
+        halted.append(('purpose="%s",phase="%s"' % (_quoted(purpose), phase), int(phase in _HALTED)))
     lines += _figure("untangle_mirror_halted", "gauge", "Whether a purpose is not kept in step just now.", halted)
     lines += _figure("untangle_mirror_time_seconds", "gauge", "When the mirror last said so.", [("", round(now, 1))])
     return "".join(line + "\n" for line in lines)

@@ -498,6 +498,8 @@ def main():
         "instances": {},
         "tls_sha": "",
         "shut": "",
+        # whether a stack of ours watches what is here
+        "watched": False,
         "settings": [],
     }
     top = asked.get("top") or ""
@@ -544,6 +546,7 @@ def main():
         answer["settings"] = kernel_settings(top, asked["backend"])
         if asked.get("host_settings") == "set" and answer["settings"] and not root:
             problems.append("{host_settings} is set, which takes root. Become root, or leave it at report.")
+    answer["watched"] = os.path.isdir(os.path.join(os.path.dirname(directory), "monitoring"))
     found = containers([one["name"] for one in asked["instances"]])
     if present and not compose and asked.get("network"):
         problems.append(

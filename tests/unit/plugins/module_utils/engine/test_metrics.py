@@ -33,6 +33,14 @@ def test_a_line_per_figure_and_purpose():
     assert "# TYPE untangle_mirror_commands_total counter" in lines and "# TYPE untangle_mirror_keys gauge" in lines
 
 
+def test_a_mirror_without_its_source_is_halted():
+    found = text(
+        {"purposes": {"cache": FORWARD, "old": {**BACK, "phase": "following back", "away": None}}, "away": "gone"}, 1
+    )
+    assert 'untangle_mirror_halted{purpose="cache",phase="waiting for its source"} 1' in found
+    assert 'untangle_mirror_halted{purpose="old",phase="following back"} 0' in found
+
+
 def test_it_is_written_where_somebody_wants_it(tmp_path: Path):
     metrics, file = Metrics(str(tmp_path)), tmp_path / "metrics/mirror.prom"
     metrics.write({"purposes": {}})
