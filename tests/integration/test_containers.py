@@ -30,7 +30,7 @@ def network() -> Iterator[tuple[str, str]]:
     while True:
         begin = f"10.{random.randint(100, 250)}.{random.randint(0, 250)}"
         name = f"untangle-test-{begin}"
-        if docker("network", "create", "--subnet", f"{begin}.0/24", name):
+        if docker("network", "create", "--subnet", f"{begin}.0/24", "--ip-range", f"{begin}.128/25", name):
             break
     try:
         yield name, begin

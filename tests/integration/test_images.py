@@ -237,6 +237,9 @@ def test_built_where_there_is_no_registry(place: Place) -> None:
     }
     said = place.play(ok=False, **given)
     assert "redis_instances_image_source is build, with the image redis:8.0 on the base (none)" in said
+    pulled = {"redis_instances_image": "redis:7.0", "redis_instances_image_source": "pull"}
+    said = place.play(ok=False, **(given | pulled), compose_stack_image_budget=1)
+    assert "The image redis:7.0 has" in said and "compose_stack_image_budget" in said
     given |= {"redis_instances_image": f"{place.name}:built", "redis_instances_image_base": "debian:bookworm-slim"}
     purpose = {"name": tag, "database": 0, "port": servers.free_port(), "profile": "cache", "maxmemory": "32mb"}
     plan = "{{ {'source': {'host': '10.255.255.1'}, 'purposes': [purpose]} | njoy.untangle.split_plan(hosts) }}"

@@ -311,7 +311,7 @@ def network_of(name, problems):
     code, text = run("docker", "network", "inspect", name)
     if code:
         problems.append(
-            "there is no Docker network %s on this host. Create it (docker network create --subnet 172.30.0.0/24 %s), or leave "
+            "there is no Docker network %s on this host. Create it (docker network create --subnet 172.30.0.0/24 --ip-range 172.30.0.128/25 %s), or leave "
             "{network} empty to publish ports on the host." % (name, name)
         )
         return None
