@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,17 +66,20 @@ CMD ["/sbin/init"]
 """
 
 
+def build(image: str, dockerfile: str) -> None:
+    # not by standard input, of which some releases of buildx leave a directory in /tmp
+    with tempfile.TemporaryDirectory() as alone:
+        Path(alone, "Dockerfile").write_text(dockerfile)
+        built = subprocess.run(
+            ["docker", "build", "-q", "-t", image, alone], capture_output=True, text=True, check=False
+        )
+    assert built.returncode == 0, built.stderr
+
+
 @contextlib.contextmanager
 def machine_with_systemd(name: str) -> Iterator[Callable[..., str]]:
     """A container in which systemd is PID 1, as a function that runs commands there."""
-    built = subprocess.run(
-        ["docker", "build", "-q", "-t", "untangle-test-systemd", "-"],
-        input=SYSTEMD,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert built.returncode == 0, built.stderr
+    build("untangle-test-systemd", SYSTEMD)
 
     def there(*words: str) -> str:
         return docker("exec", name, *words).strip()

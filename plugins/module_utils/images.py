@@ -16,6 +16,7 @@ import os
 import re
 import subprocess
 import tarfile
+import tempfile
 import typing as t
 
 from .docker_cli import docker
@@ -211,8 +212,13 @@ def sum_of(dockerfile: str, base_id: str, context: str) -> str:
 def build(name: str, dockerfile: str, base: str, built_from: str, context: str) -> None:
     words = ["--quiet", "--tag", name, "--build-arg", "BASE=" + base, "--label", "%s=%s" % (LABEL, built_from)]
     try:
-        # without a context the Dockerfile is all that is sent
-        docker("build", *words, *(["--file", "-", context] if context else ["-"]), stdin=dockerfile, timeout=LONG)
+        # a file, because some releases of buildx leave in /tmp what comes by standard input (docker/buildx#3117)
+        with tempfile.TemporaryDirectory() as alone:
+            path = os.path.join(alone, "Dockerfile")
+            with open(path, "w", encoding="utf-8") as stream:
+                stream.write(dockerfile)
+            # without a context the Dockerfile is all that is sent
+            docker("build", *words, "--file", path, context or alone, timeout=LONG)
     except UntangleError as exc:
         lines = exc.message.splitlines()
         raise UntangleError(

@@ -29,7 +29,7 @@ import cores
 import pytest
 import redis
 import yaml
-from machine import docker, eventually, machine_with_systemd, module, needs_docker
+from machine import build, docker, eventually, machine_with_systemd, module, needs_docker
 
 import servers
 from ansible_collections.njoy.untangle.plugins.module_utils import plan, profiles
@@ -176,6 +176,21 @@ def pids_below(top: Path) -> list[int]:
             if str(top) in (path / "cmdline").read_text(errors="replace") or str(top) in os.readlink(path / "cwd"):
                 found.append(int(path.name))
     return [pid for pid in found if pid != os.getpid()]
+
+
+def watched_by(site: Site) -> dict[str, Any]:
+    """The variables of a stack that watches and is this installation's own."""
+    return {
+        "__redis_instances_watch": f"watch-{site.queue}",
+        "redis_instances_monitoring_listen": f"127.0.0.1:{servers.free_port()}",
+        "redis_instances_monitoring_interval": "1s",
+    }
+
+
+def check_watched(site: Site) -> None:
+    query = "http://127.0.0.1:9090/api/v1/query?query=redis_up==1"
+    form = ["exec", f"watch-{site.queue}-prometheus-1", "wget", "-q", "-O", "-", query]
+    eventually(lambda: len(json.loads(docker(*form))["data"]["result"]) == len(site.purposes), 30)
 
 
 def left_of(site: Site) -> dict[str, Any]:
@@ -377,15 +392,9 @@ def test_compose(site: Any) -> None:
     assert here.run_ids(**tls)[here.queue] != ids[here.queue]
 
     # exporters come in over TLS too, and what watches goes with the instances, whatever is said of it by then
-    watching: dict[str, Any] = {
-        "__redis_instances_watch": f"watch-{here.queue}",
-        "redis_instances_monitoring_listen": f"127.0.0.1:{servers.free_port()}",
-        "redis_instances_monitoring_interval": "1s",
-    }
+    watching = watched_by(here)
     here.play(redis_instances_monitoring=True, **watching)
-    query = "http://127.0.0.1:9090/api/v1/query?query=redis_up==1"
-    form = ["exec", f"watch-{here.queue}-prometheus-1", "wget", "-q", "-O", "-", query]
-    eventually(lambda: len(json.loads(docker(*form))["data"]["result"]) == 2, 30)
+    check_watched(here)
     here.play("--check", redis_instances_monitoring=True, **watching)
     assert here.changed == 0
     check_secrets(here)
@@ -459,8 +468,14 @@ def test_ordinary_user_in_a_container(site: Any) -> None:
     here.play()
     check_running(here)
     assert docker("top", f"untangle-{here.queue}", "-o", "pid,uid").split()[-1] == str(pwd.getpwnam("nobody").pw_uid)
-    out = here.play(redis_instances_state="absent")
+    watching = watched_by(here)
+    here.play(redis_instances_monitoring=True, **watching)
+    check_watched(here)
+    here.play(redis_instances_monitoring=True, **watching)
+    assert here.changed == 0
+    out = here.play(redis_instances_state="absent", **watching)
     assert f"container untangle-{here.queue}" in out and f"volume untangle-{here.queue}_data" in out
+    assert docker("ps", "-aq", "--filter", f"name=watch-{here.queue}") == ""
     assert left_of(here) == {"files": [], "processes": [], "containers": [], "volumes": [], "networks": []}
 
 
@@ -532,14 +547,7 @@ CMD []
 def test_modules_of_an_image_are_loaded_when_asked_for(site: Any) -> None:
     """An image whose entrypoint loads one, as that of Redis 8 does."""
     image = f"untangle-test-module-{os.getpid()}"
-    built = subprocess.run(
-        ["docker", "build", "-q", "-t", f"{image}:1", "-"],
-        input=WITH_MODULE,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert built.returncode == 0, built.stderr
+    build(f"{image}:1", WITH_MODULE)
     try:
         loaded = docker("run", "--rm", f"{image}:1", "--version")
         assert loaded.startswith("Redis server v=7.0")
