@@ -6,7 +6,9 @@
     DIRECTORY/releases/3.json    when, by whom, what image and which files each service had
     DIRECTORY/releases/3/        these files
 
-A release that was put back is withdrawn: the one before it is the current one from then on.
+A release that was gone back from is withdrawn: the one before it is the current one from then on.
+
+Data is no part of a release: what a container may write to is never kept, put back or removed, be it mounted read-only elsewhere.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ import typing as t
 from . import swarm, swarm_services
 from .docker_cli import docker
 from .errors import UntangleError
-from .images import inspected
+from .images import LONG, inspected, parted
 
 Facts = dict[str, t.Any]
+_BY_VARIABLES = "# Written by the role njoy.untangle.compose_stack"
 
 
 def now() -> str:
@@ -96,15 +99,18 @@ class Releases:
         if os.path.exists(self._path_here("stack.yaml")):
             return self._deployed_on_swarm()
         services, files = Facts(), {name: self._path_here(name) for name in ("compose.yaml", ".env")}
-        for one in containers(self.project):
-            mounted = [
-                m["Source"] for m in one["Mounts"] if m["Type"] == "bind" and not m["RW"] and self._ours(m["Source"])
-            ]
-            found = {name: path for source in mounted for name, path in self._below(source)}
+        there = [one for one in containers(self.project) if not _once(one)]
+        given = self._given(m for one in there for m in one["Mounts"] if m["Type"] == "bind")
+        for one in there:
+            found = {
+                name: path
+                for m in one["Mounts"]
+                for name, path in given.get(os.path.realpath(m.get("Source") or "/"), ())
+            }
             files.update(found)
             services[service_of(one)] = {
                 **self._image(one["Config"]["Image"], one["Image"]),
-                "config": _digest("%s %s" % (name, _digest_of(path)) for name, path in sorted(found.items())),
+                "config": _config_digest(found),
             }
         return self._whole(services, files)
 
@@ -114,11 +120,18 @@ class Releases:
         for part in ("config", "secrets"):
             files.update(self._below(self._path_here(part)))
         files.pop("secrets/.key", None)
-        for name, spec in swarm_services.specs(self.project).items():
-            asked = spec["TaskTemplate"]["ContainerSpec"]
-            for mount in asked.get("Mounts") or ():
-                if mount["Type"] == "bind" and mount.get("ReadOnly") and self._ours(mount["Source"]):
-                    files.update(self._below(mount["Source"]))
+        specs = {
+            name: spec["TaskTemplate"]["ContainerSpec"] for name, spec in swarm_services.specs(self.project).items()
+        }
+        given = self._given(
+            {"Source": mount["Source"], "RW": not mount.get("ReadOnly")}
+            for asked in specs.values()
+            for mount in asked.get("Mounts") or ()
+            if mount["Type"] == "bind"
+        )
+        for found in given.values():
+            files.update(found)
+        for name, asked in specs.items():
             named = str((asked.get("Labels") or {}).get(swarm.IMAGE) or asked["Image"])
             contents = [str(one["ConfigName"]) for one in asked.get("Configs") or ()]
             services[name] = {
@@ -136,24 +149,32 @@ class Releases:
     def _image(name: str, id_: str) -> Facts:
         facts = (inspected(id_) if id_ else None) or {}  # the image of a stopped container can be removed
         # of its own repository: what others have made of the same image is no part of this release
-        digests = sorted(d for d in facts.get("RepoDigests") or () if _repository(d) == _repository(name))
+        digests = sorted(d for d in facts.get("RepoDigests") or () if parted(d)[0] == parted(name)[0])
         return {"image": name, "id": id_, "digests": digests, "size": facts.get("Size")}
 
     def _path_here(self, name: str) -> str:
         return os.path.join(self.directory, name)
 
-    def _ours(self, path: str) -> bool:
-        return os.path.realpath(path).startswith(self.directory + os.sep)
+    def _given(self, mounts: t.Iterable[Facts]) -> dict[str, list[tuple[str, str]]]:
+        """Per mounted directory of the stack that no container may write to: its files, by their names below the stack's."""
+        found: dict[str, bool] = {}
+        for mount in mounts:
+            path = os.path.realpath(mount["Source"])
+            found[path] = found.get(path, False) or bool(mount["RW"])
+        written = [path for path, rw in found.items() if rw]
+        return {
+            path: list(self._below(path))
+            for path, rw in found.items()
+            if not rw and path.startswith(self.directory + os.sep) and not any(_overlap(path, one) for one in written)
+        }
 
-    def _below(self, source: str) -> t.Iterator[tuple[str, str]]:
-        """Files of a mounted directory, by their names below the stack's."""
-        tops = (
-            [(os.path.dirname(source), [], [os.path.basename(source)])] if os.path.isfile(source) else os.walk(source)
-        )
+    def _below(self, path: str) -> t.Iterator[tuple[str, str]]:
+        """Without links: what they lead to is not the stack's."""
+        tops = [(os.path.dirname(path), [], [os.path.basename(path)])] if os.path.isfile(path) else os.walk(path)
         for top, _dirs, names in tops:
-            for name in names:
-                path = os.path.join(top, name)
-                yield os.path.relpath(os.path.realpath(path), self.directory), path
+            for one in (os.path.join(top, name) for name in names):
+                if os.path.isfile(one) and not os.path.islink(one):
+                    yield os.path.relpath(one, self.directory), one
 
     # -- what is done ---------------------------------------------------------------------------------------------------------
 
@@ -174,27 +195,55 @@ class Releases:
         for top in _tops(release):
             _own(self._path_here(top), os.path.join(there, top))
         self._write(release)
-        for old in self.all()[: -max(keep, 1)]:
-            shutil.rmtree(self._path(old["number"]), ignore_errors=True)
-            os.unlink(self._path(old["number"], ".json"))
+        # Those that were withdrawn count by themselves: they must not push out what there is to go back to.
+        for kind in (self.standing(), [one for one in self.all() if one.get("withdrawn")]):
+            for old in kind[: -max(keep, 1)]:
+                shutil.rmtree(self._path(old["number"]), ignore_errors=True)
+                os.unlink(self._path(old["number"], ".json"))
         return True, release
 
-    def put_back(self, withdraw: bool, check: bool = False) -> tuple[list[str], Facts]:
-        """Have the files and tags of the current release again, or, to ``withdraw`` it, of the one before. Returns what changed."""
-        standing = self.standing()
-        if len(standing) < 1 + withdraw:
+    def put_back(self, before: bool, written: t.Iterable[str] = (), check: bool = False) -> tuple[list[str], Facts]:
+        """Have the files and tags of the current release again, or of the one ``before`` it. Returns what changed.
+
+        ``written``: files that the stack may have been given since, and that go if the release has not got them.
+        """
+        release = self._standing(1 + before)[-1 - before]
+        added = sorted({*written, *self._by_variables(release)} - {*release["files"]})
+        return [*self._images_back(release, check), *self._files_back(release, added, check)], release
+
+    def withdraw(self, check: bool = False) -> Facts:
+        """The release before the current one is the current one from now on."""
+        *_earlier, before, last = self._standing(2)
+        if not check:
+            self._write({**last, "withdrawn": now()})
+        return before
+
+    def _standing(self, least: int) -> list[Facts]:
+        found = self.standing()
+        if len(found) < least:
             raise UntangleError(
                 "%s: there is no release %sto go back to in %s. Deploy what is wanted instead."
-                % (self.project, "before the current one " if withdraw else "", self.place)
+                % (self.project, "before the current one " if least > 1 else "", self.place)
             )
-        release = standing[-1 - withdraw]
-        changed = [*self._images_back(release, check), *self._files_back(release, check)]
-        if withdraw and not check:
-            self._write({**standing[-1], "withdrawn": now()})
-        return changed, release
+        return found
 
-    def _files_back(self, release: Facts, check: bool) -> list[str]:
+    def _by_variables(self, release: Facts) -> t.Iterator[str]:
+        """What the role has written of a stack that variables describe."""
+        here, kept = self.directory, self._path(release["number"])
+        for path in (os.path.join(top, name) for top in (here, kept) for name in ("compose.yaml", "stack.yaml")):
+            if os.path.isfile(path):
+                with open(path) as stream:
+                    if stream.readline().startswith(_BY_VARIABLES):
+                        break
+        else:
+            return
+        yield ".env"
+        for part in ("config", "secrets"):
+            yield from (name for name, _path in self._below(self._path_here(part)) if name != "secrets/.key")
+
+    def _files_back(self, release: Facts, added: t.Iterable[str], check: bool) -> list[str]:
         kept, changed = self._path(release["number"]), []
+        there = {top: os.path.isdir(self._path_here(top)) for top in _tops(release)}
         for name in release["files"]:
             path = self._path_here(name)
             then = os.path.join(kept, name)
@@ -203,20 +252,18 @@ class Releases:
                 if not check:
                     _copy(then, path)
         # Who may look into the directories that this release mounts: images differ in their groups.
-        for top in _tops(release):
-            there, then = self._path_here(top), os.path.join(kept, top)
-            if _owned(there) != _owned(then):
+        for top, was in there.items():
+            path, then = self._path_here(top), os.path.join(kept, top)
+            differs = not was or _owned(path) != _owned(then)
+            if was and differs:
                 changed.append(top)
+            if differs and not check:
+                _own(then, path)
+        for name in added:
+            if os.path.isfile(self._path_here(name)):
+                changed.append(name)
                 if not check:
-                    _own(then, there)
-        # What was added there since.
-        for top in _tops(release):
-            for name in os.listdir(self._path_here(top)):
-                other = os.path.join(top, name)
-                if other not in release["files"] and os.path.isfile(self._path_here(other)):
-                    changed.append(other)
-                    if not check:
-                        os.unlink(self._path_here(other))
+                    os.unlink(self._path_here(name))
         return changed
 
     def _images_back(self, release: Facts, check: bool) -> list[str]:
@@ -237,7 +284,7 @@ class Releases:
         reasons = []
         for name in [one["image"]] if "@" in one["image"] else one["digests"]:
             try:
-                docker("pull", "--quiet", name)
+                docker("pull", "--quiet", name, timeout=LONG)
                 return
             except UntangleError as exc:
                 reasons.append(exc.message)
@@ -277,18 +324,33 @@ def _fixed(image: str) -> bool:
     return "@" in image or image.startswith("sha256:")
 
 
-def _repository(name: str) -> str:
-    head, slash, last = name.partition("@")[0].rpartition("/")
-    return head + slash + last.partition(":")[0]
+def _once(container: Facts) -> bool:
+    """Whether it was started by `docker compose run`, beside its service."""
+    return str((container["Config"].get("Labels") or {}).get("com.docker.compose.oneoff")) == "True"
+
+
+def _overlap(one: str, other: str) -> bool:
+    return (one + os.sep).startswith(other + os.sep) or (other + os.sep).startswith(one + os.sep)
 
 
 def _digest_of(path: str) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.sha256(stream.read()).hexdigest()
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.sha256(stream.read()).hexdigest()
+    except OSError as exc:
+        raise UntangleError(
+            "A file that the stack has mounted cannot be read (%s). Let this user read it, or mount it with write access if it is "
+            "data, which no release has." % exc
+        ) from exc
 
 
 def _digest(lines: t.Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _config_digest(files: t.Mapping[str, str]) -> str:
+    """Of what a service has mounted. Not of secrets: a digest tells a short one."""
+    return _digest("%s %s" % (name, _digest_of(path)) for name, path in sorted(files.items()) if name[:8] != "secrets/")
 
 
 def _tops(release: Facts) -> list[str]:
@@ -312,6 +374,10 @@ def _copy(source: str, target: str) -> None:
     """With mode and owner, and so that nobody reads half of it."""
     os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
     part = target + ".part"
-    shutil.copyfile(source, part)
+    with (
+        open(source, "rb") as stream,
+        os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as copy,
+    ):
+        shutil.copyfileobj(stream, copy)
     _own(source, part)
     os.replace(part, target)

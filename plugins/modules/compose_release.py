@@ -12,7 +12,8 @@ version_added: 1.0.0
 author: the njoy.untangle authors (@njoy)
 description:
   - A release is what a stack runs at one time. Per service its image by name, ID and digest; C(compose.yaml), C(.env) and the files
-    that containers have mounted read-only from below O(directory); when it was deployed, and by whom.
+    that containers have mounted read-only from below O(directory); when it was deployed, and by whom. What any container may write to
+    is data and no part of it; links are not followed.
   - Releases are kept in C(releases) below O(directory), readable by root alone, because the files may be secrets.
   - This module moves files and tags. Containers are changed by Compose afterwards, which recreates those that differ.
 options:
@@ -28,18 +29,25 @@ options:
     description:
       - V(recorded) keeps what runs now as a release, unless it is the current one still.
       - V(restored) has the files of the current release again, after a deployment that failed.
-      - V(rolled_back) withdraws the current release and has the files of the one before again.
+      - V(rolled_back) has the files of the release before it. V(withdrawn) then makes that one the current one, when it serves.
       - With V(restored) and V(rolled_back) the names of images mean what they meant in that release. An image that is no longer on the
         host is pulled by its digest.
     type: str
-    choices: [recorded, restored, rolled_back]
+    choices: [recorded, restored, rolled_back, withdrawn]
     default: recorded
   by:
     description: Who deploys, for the record.
     type: str
     default: ""
+  written:
+    description:
+      - Files below O(directory) that a deployment may have added. V(restored) and V(rolled_back) remove those that the release has not
+        got, as they do with what M(njoy.untangle.compose_project) wrote.
+    type: list
+    elements: str
+    default: []
   keep:
-    description: How many releases are kept.
+    description: How many releases are kept. Those that were withdrawn are counted by themselves.
     type: int
     default: 5
 attributes:
@@ -50,7 +58,7 @@ attributes:
   idempotent:
     support: partial
     details:
-      - V(rolled_back) goes one release further back each time.
+      - V(withdrawn) goes one release further back each time.
 extends_documentation_fragment:
   - njoy.untangle.connection.attributes
 requirements:
@@ -103,8 +111,13 @@ def main() -> None:
         argument_spec={
             "directory": {"type": "path", "required": True},
             "project": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["recorded", "restored", "rolled_back"], "default": "recorded"},
+            "state": {
+                "type": "str",
+                "choices": ["recorded", "restored", "rolled_back", "withdrawn"],
+                "default": "recorded",
+            },
             "by": {"type": "str", "default": ""},
+            "written": {"type": "list", "elements": "str", "default": []},
             "keep": {"type": "int", "default": 5},
         },
         supports_check_mode=True,
@@ -115,12 +128,15 @@ def main() -> None:
         if asked["state"] == "recorded":
             changed, release = releases.record(asked["by"], asked["keep"], module.check_mode)
             module.exit_json(changed=changed, release=shown(release))
-        put_back, release = releases.put_back(asked["state"] == "rolled_back", module.check_mode)
-        module.exit_json(
-            changed=bool(put_back) or asked["state"] == "rolled_back", release=shown(release), put_back=put_back
-        )
+        if asked["state"] == "withdrawn":
+            module.exit_json(changed=True, release=shown(releases.withdraw(module.check_mode)))
+        back = asked["state"] == "rolled_back"
+        put_back, release = releases.put_back(back, asked["written"], module.check_mode)
+        module.exit_json(changed=bool(put_back) or back, release=shown(release), put_back=put_back)
     except UntangleError as exc:
         module.fail_json(msg=exc.message)
+    except OSError as exc:
+        module.fail_json(msg="%s: %s. Mend that, and run again." % (asked["project"], exc))
 
 
 if __name__ == "__main__":

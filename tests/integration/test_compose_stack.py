@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,7 @@ def test_releases(stack: Stack) -> None:
     assert (release["number"], release["by"]) == (1, "a test") and set(release["services"]) == {"store", "other"}
     assert release["services"]["store"]["image"] == stack.image
     assert release["services"]["store"]["id"] == docker("image", "inspect", "-f", "{{.Id}}", "redis:7.0").strip()
+    assert abs(datetime.fromisoformat(release["at"]) - datetime.now(timezone.utc)) < timedelta(minutes=2)
     assert set(release["files"]) == {"compose.yaml", "store/redis.conf"}
     assert (stack.top / "stack/releases").stat().st_mode & 0o777 == 0o700
     assert "changed=0" in stack.play() and stack.ids() == first and len(stack.releases()) == 1
@@ -141,7 +143,10 @@ def test_releases(stack: Stack) -> None:
     second = stack.ids()
     assert second["other"] == first["other"] and second["store"] != first["store"]
     assert stack.redis("CONFIG", "GET", "maxclients").split() == ["maxclients", "200"]
-    assert len(stack.releases()) == 2
+    digests = [{name: one["config"] for name, one in each["services"].items()} for each in stack.releases()]
+    assert (
+        len(digests) == 2 and digests[0]["other"] == digests[1]["other"] and digests[0]["store"] != digests[1]["store"]
+    )
 
     # the tag is swapped, as after a pull
     docker("tag", "redis:8.0", stack.image)
@@ -150,7 +155,12 @@ def test_releases(stack: Stack) -> None:
     third = stack.ids()
     assert third["other"] == first["other"] and len(stack.releases()) == 3
     assert stack.redis("GET", "kept") == "yes"
-    # 7.0 could not read what 8.0 has saved: that is data, and no release
+    # 7.0 cannot read what 8.0 has saved: that is data, and no release. What serves goes on, and is the current one still
+    assert stack.redis("SAVE") == "OK"
+    said = stack.play(ok=False, compose_stack_state="rolled_back")
+    assert "RDB format version" in said and "Release 3 of" in said and "was put back and serves" in said
+    assert stack.redis("INFO", "server").split("redis_version:")[1].startswith("8.0")
+    assert stack.redis("GET", "kept") == "yes" and not [one for one in stack.releases() if "withdrawn" in one]
     stack.redis("CONFIG", "SET", "save", "")
     docker("run", "--rm", "-v", f"{stack.name}_data:/data", "--entrypoint", "rm", "redis:7.0", "-f", "/data/dump.rdb")
 
@@ -168,17 +178,80 @@ def test_releases(stack: Stack) -> None:
     assert "there is no release before the current one" in said
     assert stack.redis("PING") == "PONG"
 
-    # the next deployment is a release of its own, and of all only the last ones are kept
+    # the next deployment is a release of its own, and those that were withdrawn do not push out what there is to go back to
     stack.play(compose_stack_keep=2, image="redis:7.0")
-    assert [one["number"] for one in stack.releases()] == [3, 4]
-    assert sorted(path.name for path in (stack.top / "stack/releases").iterdir()) == ["3", "3.json", "4", "4.json"]
+    standing = [one["number"] for one in stack.releases() if "withdrawn" not in one]
+    assert standing == [1, 4] and len(stack.releases()) == 4
     stack.play(compose_stack_state="absent", compose_stack_volumes=True)
-    assert stack.ids() == {} and list((stack.top / "stack").rglob("*.json")) == []
+    assert not (stack.top / "stack/releases").exists()
+    # a directory of that name is not ours by its name
+    (stack.top / "stack/releases").mkdir()
+    (stack.top / "stack/releases/mine.json").write_text("{}")
+    stack.play(compose_stack_state="absent")
+    assert (stack.top / "stack/releases/mine.json").exists()
+    assert stack.ids() == {}
+
+
+SHARED = """
+services:
+  writer:
+    image: redis:7.0
+    volumes: [./www:/www, ./conf:/conf:ro, ./certs:/certs:ro, data:/data]
+  reader:
+    image: redis:7.0
+    volumes: [./www:/www:ro, data:/data]
+volumes: {data: {}}
+"""
+
+
+def test_data_is_no_part_of_a_release(stack: Stack) -> None:
+    """What a container writes, be it mounted read-only beside it, and what links lead to, is neither kept nor put back nor removed."""
+    here, away = stack.top / "stack", stack.top / "away"
+    for path, text in {
+        here / "compose.yaml": SHARED, here / "www/a.jpg": "1", here / "conf/a.conf": "1", away / "cert": "1", away / "b": "1",
+    }.items():  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (here / "certs").mkdir()
+    (here / "certs/cert").symlink_to(away / "cert")
+
+    def compose(*words: str) -> None:
+        subprocess.run(["docker", "compose", "-p", stack.name, *words], cwd=here, check=True, capture_output=True)
+
+    def release(state: str, *words: str, **asked: Any) -> dict[str, Any]:
+        return module("compose_release", *words, directory=str(here), project=stack.name, state=state, **asked)
+
+    compose("up", "--detach")
+    # a container beside its service is not that service
+    compose("run", "--detach", "--entrypoint", "sleep", "writer", "60")
+    first = release("recorded")["release"]
+    assert first["files"] == ["compose.yaml", "conf/a.conf"]
+    assert not release("recorded")["changed"]
+
+    for path in (here / "www/a.jpg", here / "www/b.jpg", here / "conf/a.conf", here / "conf/b.conf", away / "cert"):
+        path.write_text("2")
+    would = release("restored", "--check", written=["conf/b.conf"])
+    done = release("restored", written=["conf/b.conf"])
+    assert done["put_back"] == would["put_back"] == ["conf/a.conf", "conf/b.conf"]
+    assert sorted(path.name for path in (here / "www").iterdir()) == ["a.jpg", "b.jpg"]
+    assert [(here / "www/a.jpg").read_text(), (here / "conf/a.conf").read_text()] == ["2", "1"]
+    assert (away / "cert").read_text() == "2" and (away / "b").exists() and not (here / "conf/b.conf").exists()
+
+    # a mounted directory that is gone is put back, and check mode knows it
+    (here / "conf/a.conf").write_text("3")
+    second = release("recorded", keep=1)["release"]
+    assert second["services"]["writer"]["config"] != first["services"]["writer"]["config"]
+    assert second["services"]["reader"]["config"] == first["services"]["reader"]["config"]
+    assert "no release before the current one" in release("rolled_back")["msg"]  # only one is kept
+    shutil.rmtree(here / "conf")
+    assert release("restored", "--check")["put_back"] == ["conf/a.conf"] and not (here / "conf").exists()
+    assert release("restored")["put_back"] == ["conf/a.conf"] and (here / "conf/a.conf").read_text() == "3"
 
 
 BROKEN = [
     ("an image that is nowhere", {"image": "127.0.0.1:1/no-such-image:1"}, "Error when processing store"),
     ("a configuration that is refused", {"config": "maxmemory nonsense"}, "maxmemory nonsense"),
+    ("an image that ends at once", {"image": "debian:bookworm-slim"}, "redis-server"),
     ("a service that does not become healthy", {"check": "redis-cli ping | grep -q NEVER"}, "unhealthy"),
 ]
 
@@ -187,7 +260,7 @@ BROKEN = [
 def test_a_release_that_breaks_leaves_the_old_one_serving(stack: Stack, variables: dict[str, Any], reason: str) -> None:
     """Within a minute, with its data."""
     said = stack.play(ok=False, **variables)
-    assert reason in said and "There is no release to go back to" in said
+    assert reason in said and "there is no release to go back to" in said
     stack.play()
     assert stack.redis("SET", "kept", "yes") == "OK"
     other = stack.ids()["other"]
@@ -328,8 +401,12 @@ def test_a_stack_by_variables(stack: Stack) -> None:
     asked = ("redis-cli", "-a", "the next one", "--no-auth-warning")
     assert docker("exec", third["store"], *asked, "get", "kept").strip() == "yes"
     assert docker("exec", third["store"], *asked, "config", "get", "maxclients").split()[1] == "200"
-    # the release before has the secret of before
-    stack.play(compose_stack_state="rolled_back")
+    # the release before has the secret of before, and nothing that came with the one after it
+    stack.variables["compose_stack_services"]["other"]["config"] = {"/etc/other": {"other.conf": "x"}}
+    stack.play()
+    for _ in range(2):
+        stack.play(compose_stack_state="rolled_back")
+        assert not (stack.top / "stack/config/other").exists()
     assert (
         docker("exec", stack.ids()["store"], "redis-cli", "-a", SECRET, "--no-auth-warning", "get", "kept").strip()
         == "yes"
