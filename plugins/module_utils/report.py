@@ -49,8 +49,8 @@ KINDS = {
 }
 
 
-def view(split: Facts, plan: Facts, facts: Facts | None = None, image: Facts | None = None) -> dict[str, t.Any]:
-    """Everything the template shows. ``image``: name, and size in bytes, of what the instances run in."""
+def view(split: Facts, plan: Facts, facts: Facts | None = None, images: t.Sequence[Facts] = ()) -> dict[str, t.Any]:
+    """Everything the template shows. ``images``: name, and size in bytes, of what containers run."""
     found = facts or split.get("facts") or {}
     purposes = [_purpose(number, one, split, found) for number, one in enumerate(plan.get("purposes") or [])]
     most = max((int(one[key] or 0) for one in purposes for key in ("keys_before", "keys_after")), default=0)
@@ -70,7 +70,8 @@ def view(split: Facts, plan: Facts, facts: Facts | None = None, image: Facts | N
         "log": log,
         "back": _back(purposes),
         "picture": _picture(len(purposes)),
-        "image": "%s, %s" % (image["name"], size(image["size"])) if image else "",
+        # in the MB of registries and of the budget
+        "images": ", ".join("%s of %.0f MB" % (one["name"], one["size"] / 1e6) for one in images),
     }
 
 

@@ -102,6 +102,8 @@ def test_the_live_split_on_a_network() -> None:
         site.play("cutover")
         writer.end()
         assert site.states() == {"cut_over"}
+        size = int(docker("image", "inspect", "--format", "{{.Size}}", "redis:7.0")) / 1e6
+        assert f"Images: redis:7.0 of {size:.0f} MB." in (site.state / "report.html").read_text()
 
         # what was acknowledged is there, when each write goes to the disk (a second later otherwise: see the power cut below)
         queue = site.instance("pipeline")

@@ -226,7 +226,8 @@ def test_times(given, text):
     assert report.stamp(given) == text
 
 
-def test_the_image_and_its_size():
-    shown = page(split(None, None), PLAN, None, {"name": "redis:7.0 <x>", "size": 212_000_000})
-    assert shown.count("<dt>Image</dt><dd>redis:7.0 &lt;x&gt;, 202 MiB</dd>") == 2
-    assert "<dt>Image</dt>" not in page(split(None, None), PLAN)
+def test_images_and_their_sizes():
+    images = [{"name": "redis:7.0 <x>", "size": 212_000_000}, {"name": "valkey/valkey:8.1", "size": 180_400_000}]
+    shown = page(split(None, None), PLAN, None, images)
+    assert "Images: redis:7.0 &lt;x&gt; of 212 MB, valkey/valkey:8.1 of 180 MB." in shown
+    assert "Images:" not in page(split(None, None), PLAN)
