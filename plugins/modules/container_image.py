@@ -163,7 +163,8 @@ class Work:
         images.build(name, dockerfile, base, built_from, context)
         return images.inspected(name)
 
-    def pushed(self, name: str, target: str, found: images.Facts | None) -> None:
+    def pushed(self, name: str, target: str, found: images.Facts | None) -> bool:
+        """Whether the host has it under that name."""
         there, repository = images.inspected(target) or {}, images.parted(target)[0]
         given = [one for one in there.get("RepoDigests") or () if images.parted(one)[0] == repository]
         known = bool(found and given and there["Id"] == found["Id"])
@@ -175,6 +176,7 @@ class Work:
         if told:
             self.actions.append("push " + target)
             self.changed = True
+        return known or not self.check
 
 
 def main() -> None:
@@ -205,8 +207,8 @@ def main() -> None:
             target = asked["push"]
             if not images.parted(target)[1]:
                 target += ":" + (images.parted(name)[1] or "latest")
-            work.pushed(name, target, found)
-            name = name if module.check_mode else target
+            if work.pushed(name, target, found):
+                name = target
         image = images.facts(name) if found else None
     except UntangleError as exc:
         module.fail_json(msg=exc.message)

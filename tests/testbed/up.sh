@@ -3,7 +3,7 @@
 #   up.sh servers    server binaries for tests/servers.py (no Docker needed), and Debian's own redis-server
 #   up.sh engine     a Docker engine that answers
 #   up.sh plugins    docker compose and docker buildx
-#   up.sh images     images under the names that a registry would give them: redis, valkey/valkey, njoy/managed-host, prom/prometheus, prom/node-exporter, oliver006/redis_exporter
+#   up.sh images     images under the names that a registry would give them: redis, valkey/valkey, nginx, httpd, php, mariadb, njoy/managed-host, prom/prometheus, prom/node-exporter, oliver006/redis_exporter
 #   up.sh versions   images of the oldest and the newest server as well: redis:6.0, valkey/valkey:9.1
 #   up.sh            servers, engine, plugins, images
 # REBUILD=1 makes images and binaries again. Everything comes from Debian packages, at the addresses of this machine's
@@ -192,6 +192,11 @@ images() {
       image tool BASE=debian:bookworm-slim PACKAGE=prometheus-redis-exporter PROGRAM=/redis_exporter -- \
           oliver006/redis_exporter:v1.45.0-alpine
       image tool BASE=debian:bookworm-slim PACKAGE=prometheus-node-exporter PROGRAM=/bin/node_exporter -- prom/node-exporter:v1.5.0 ) & pids+=($!)
+    # what an application brings
+    ( image nginx BASE=debian:bookworm-slim -- nginx:1.22
+      image httpd BASE=debian:bookworm-slim -- httpd:2.4
+      image php-fpm BASE=debian:bookworm-slim -- php:8.2-fpm
+      image mariadb BASE=debian:bookworm-slim -- mariadb:10.11 ) & pids+=($!)
     all_of "${pids[@]}" || die "images are missing"
     log "images are there"
 }
