@@ -325,8 +325,21 @@ def _long_volume(text: str) -> Service:
         return {"type": "volume", "target": source}
     target, _colon, options = rest.partition(":")
     made: Service = {"type": "bind" if source[:1] in ("/", ".", "~") else "volume", "source": source, "target": target}
-    if "ro" in options.split(","):
-        made["read_only"] = True
+    for word in filter(None, options.split(",")):
+        if word == "ro":
+            made["read_only"] = True
+        elif word in ("z", "Z"):
+            made["bind"] = {**made.get("bind", {}), "selinux": word}
+        elif word.lstrip("r") in ("shared", "slave", "private"):
+            made["bind"] = {**made.get("bind", {}), "propagation": word}
+        elif word == "nocopy":
+            made["volume"] = {"nocopy": True}
+        elif word in ("consistent", "cached", "delegated"):
+            made["consistency"] = word
+        elif word != "rw":
+            raise UntangleError(
+                "the mount %s has %s, which Compose does not know. Take it out. Nothing was changed." % (text, word)
+            )
     return made
 
 

@@ -190,6 +190,17 @@ def test_what_is_not_refused(service: dict[str, Any]) -> None:
         }
 
 
+def test_the_options_of_a_short_mount_are_kept() -> None:
+    made = project({"volumes": ["/x:/x:Z,rslave,ro", "data:/data:nocopy,rw", "/y:/y:cached"]}).compose()
+    assert made["services"]["web"]["volumes"] == [
+        {"type": "bind", "source": "/x", "target": "/x", "bind": {"selinux": "Z", "propagation": "rslave"}, "read_only": True},
+        {"type": "volume", "source": "data", "target": "/data", "volume": {"nocopy": True}},
+        {"type": "bind", "source": "/y", "target": "/y", "consistency": "cached"},
+    ]  # fmt: skip
+    with pytest.raises(UntangleError, match="the mount /x:/x:row has row, which Compose does not know"):
+        project({"volumes": ["/x:/x:row"]}).compose()
+
+
 def test_every_switch_is_known() -> None:
     assert set(LINES) | {"health", "networks", "pinned", "ports", "volumes"} == set(SWITCHES)
 
