@@ -18,8 +18,12 @@ def docker(
     timeout: float = 600,
     environment: t.Mapping[str, str] | None = None,
     both: bool = False,
+    directory: str | None = None,
 ) -> str:
-    """What the engine's client says, or a sentence. ``both``: with what it says beside it, as where logs are."""
+    """What the engine's client says, or a sentence. ``both``: with what it says beside it, as where logs are.
+
+    It runs in ``directory``.
+    """
     try:
         done = subprocess.run(
             ["docker", *words],
@@ -30,6 +34,7 @@ def docker(
             timeout=timeout,
             check=False,
             env={**os.environ, **environment} if environment else None,
+            cwd=directory,
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise UntangleError(

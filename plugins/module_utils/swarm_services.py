@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import typing as t
 
@@ -19,28 +20,61 @@ NAMESPACE = "label=com.docker.stack.namespace="
 #: What an update ends in that Swarm itself has given up.
 _GIVEN_UP = ("paused", "rollback_paused", "rollback_completed")
 _POLL_SECONDS = 0.5
+#: What a task of now has from its service, and one of before may have otherwise.
+_TOLD = ("ContainerSpec", "Resources", "LogDriver", "Networks")
+#: Kinds of what a stack leaves, beside its containers on this node.
+_KINDS = ("service", "network", "config", "secret")
 
 
-def node(image: str = "") -> Node:
-    """This host as a manager. ``image``, if it is here, tells by a container what the engine sets for each of them."""
-    found = json.loads(docker("info", "--format", "{{json .Swarm}}"))
+def node(project: str = "", images: t.Iterable[str] = ()) -> Node:
+    """This host as a manager. ``images`` that are here tell by a container what an engine that does not say sets for each of them."""
+    info = json.loads(docker("info", "--format", "{{json .}}"))
+    found = info["Swarm"]
     if not found.get("ControlAvailable"):
         raise UntangleError(
             "This host is no manager of a swarm (%s). Run docker swarm init here, deploy on a manager, or use the backend compose."
             % (found.get("LocalNodeState") or "unknown")
         )
-    known = None
-    if image:
+    me = str(found["NodeID"])
+    known = True if "name=no-new-privileges" in (info.get("SecurityOptions") or ()) else None
+    for image in images:
+        if known is not None:
+            break
         try:
             status = docker("run", "--rm", "--network", "none", "--entrypoint", "cat", image, "/proc/self/status")
             known = "NoNewPrivs:\t1" in status
         except UntangleError:
-            known = False
-    return Node(str(found["NodeID"]), known)
+            pass  # it has no cat
+    state = json.loads(docker("node", "inspect", me))[0]["Spec"]
+    elsewhere = {name: _named(other) for name, other in kept(services(project)).items() if other != me}
+    return Node(me, known, state["Availability"] == "active", int(found.get("Nodes") or 1), elsewhere)
+
+
+def kept(there: t.Mapping[str, Facts]) -> dict[str, str]:
+    """The node, by its ID, that a service is kept on, where it is."""
+    found = {}
+    for name, service in there.items():
+        for line in (service["Spec"]["TaskTemplate"].get("Placement") or {}).get("Constraints") or ():
+            key, _equals, value = (word.strip() for word in str(line).partition("=="))
+            if key == "node.id":
+                found[name] = value
+    return found
+
+
+def _named(node_id: str) -> str:
+    try:
+        return "%s (%s)" % (
+            docker("node", "inspect", "--format", "{{.Description.Hostname}}", node_id).strip(),
+            node_id,
+        )
+    except UntangleError:
+        return node_id  # it has left
 
 
 def services(project: str) -> dict[str, Facts]:
     """``docker service inspect`` of each service of a stack, by its name within the stack."""
+    if not project:
+        return {}
     names = docker("service", "ls", "--quiet", "--filter", NAMESPACE + project).split()
     found = json.loads(docker("service", "inspect", *names)) if names else []
     return {str(one["Spec"]["Name"])[len(project) + 1 :]: one for one in found}
@@ -55,9 +89,21 @@ def environment(directory: str) -> dict[str, str]:
     path = os.path.join(directory, ".env")
     if not os.path.exists(path):
         return {}
-    with open(path, encoding="utf-8") as stream:
-        lines = [line.rstrip("\n").partition("=") for line in stream if "=" in line]
-    return {name: value[1:-1].replace("\\'", "'").replace("\\\\", "\\") for name, _equals, value in lines}
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        found = re.findall(r"^([^=\n]+)='((?:[^'\\]|\\.)*)'$", stream.read(), re.DOTALL | re.MULTILINE)
+    return {name: re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for name, value in found}
+
+
+def expect_read(text: str, directory: str, variables: t.Mapping[str, str]) -> None:
+    """Let the client read a stack before it is written into a directory, where it can do that alone (its releases from 23 on)."""
+    if "--compose-file" not in docker("stack", "config", "--help"):
+        return
+    # the files of env_file are below it
+    where = directory if os.path.isdir(directory) else None
+    try:
+        docker("stack", "config", "--compose-file", "-", stdin=text, environment=variables, directory=where)
+    except UntangleError as exc:
+        raise UntangleError(exc.message.rstrip(".") + ". Nothing was changed.") from exc
 
 
 def deploy(directory: str, project: str) -> None:
@@ -99,18 +145,26 @@ def standing(project: str) -> tuple[list[str], list[str]]:
         if update in _GIVEN_UP:
             given_up.append("%s: %s" % (name, service["UpdateStatus"].get("Message") or update))
         asked = service["Spec"]["TaskTemplate"]
+        # What ends well and is not started again is done; its desired state is shutdown then.
+        ends = (asked.get("RestartPolicy") or {}).get("Condition") in ("none", "on-failure")
         mine = [
             one
             for one in tasks
-            if one["ServiceID"] == service["ID"] and one["DesiredState"] in ("running", "complete", "ready")
+            if one["ServiceID"] == service["ID"]
+            and (
+                one["DesiredState"] in ("running", "complete", "ready")
+                or (ends and one["Status"]["State"] == "complete")
+            )
         ]
-        wanted = _wanted(service, mine)
+        wanted, at = _wanted(service, mine), kept({name: service}).get(name)
         well = [
             one
             for one in mine
             if one["Status"]["State"] in ("running", "complete")
             # the tasks of before are running still
-            and all(_lean(one["Spec"].get(part)) == _lean(asked.get(part)) for part in ("ContainerSpec", "Resources"))
+            and all(_lean(one["Spec"].get(part)) == _lean(asked.get(part)) for part in _TOLD)
+            # (a task that is where it may be keeps what it was told about the place)
+            and at in (None, one.get("NodeID"))
         ]
         if len(well) < wanted or update in ("updating", "rollback_started"):
             waiting.append("%s: %d of %d run%s" % (name, len(well), wanted, ", " + update if update else ""))
@@ -183,16 +237,33 @@ def forget_unused(project: str) -> None:
                 pass  # a task that is ending has it still; the next deployment comes by again
 
 
+def left(project: str) -> list[str]:
+    """What there is of a stack, by kind: on the swarm, and its containers on this node."""
+    asked = [("container", ("ps", "--all")), *((kind, (kind, "ls")) for kind in _KINDS)]
+    return [kind for kind, words in asked if docker(*words, "--quiet", "--filter", NAMESPACE + project).strip()]
+
+
 def remove(project: str, seconds: float) -> None:
     """Take a stack away, and wait until nothing of it is left on this node."""
     docker("stack", "rm", project)
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        left = [
-            docker(*words, "--quiet", "--filter", NAMESPACE + project).strip()
-            for words in (("ps", "--all"), ("service", "ls"), ("network", "ls"))
-        ]
-        if not any(left):
-            return
+    while there := left(project):
+        if time.monotonic() > end:
+            raise UntangleError(
+                "%s: its %ss are still there after %d s. Run again." % (project, "s, ".join(there), seconds)
+            )
         time.sleep(_POLL_SECONDS)
-    raise UntangleError("%s: some of it is still ending after %d s. Run again." % (project, seconds))
+
+
+def elsewhere(project: str, node_id: str) -> list[str]:
+    """Services of a stack that have tasks on other nodes."""
+    there = services(project)
+    running = [one for one in _tasks(project) if one["DesiredState"] == "running"] if there else []
+    away = {one["ServiceID"] for one in running if one.get("NodeID") not in (None, node_id)}
+    return sorted(name for name, one in there.items() if one["ID"] in away)
+
+
+def grace(project: str) -> float:
+    """The longest that a task of a stack may take to end, in seconds. The next one waits for it where it needs its place."""
+    asked = [spec["TaskTemplate"]["ContainerSpec"].get("StopGracePeriod") for spec in specs(project).values()]
+    return max((10.0 if one is None else one / 1e9 for one in asked), default=0.0)

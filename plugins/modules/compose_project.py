@@ -116,7 +116,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.njoy.untangle.plugins.module_utils.errors import UntangleError
 from ansible_collections.njoy.untangle.plugins.module_utils.stacks import File, Project, touched
 from ansible_collections.njoy.untangle.plugins.module_utils.swarm import Stack
-from ansible_collections.njoy.untangle.plugins.module_utils.swarm_services import node
+from ansible_collections.njoy.untangle.plugins.module_utils.swarm_services import expect_read, node
 
 _KEY = "secrets/.key"
 _DIRECTORY = 0o711
@@ -227,8 +227,8 @@ def main() -> None:
     try:
         make: t.Callable[..., Project] = Project
         if asked["backend"] == "swarm":
-            here = next((str(one["name"]) for one in asked["images"].values() if one.get("id")), "")
-            make = functools.partial(Stack, node=node(here))
+            here = [str(one["name"]) for one in asked["images"].values() if one.get("id")]
+            make = functools.partial(Stack, node=node(asked["project"], here))
         other = {"compose": "stack.yaml", "swarm": "compose.yaml"}[asked["backend"]]
         if place.read(other):
             raise UntangleError(
@@ -243,6 +243,10 @@ def main() -> None:
             )  # fmt: skip
             files = project.files()
             expect_owners(files)
+            if asked["backend"] == "swarm" and not wanted:
+                expect_read(
+                    files[-1].content, place.directory, {name: str(one) for name, one in project.environment.items()}
+                )
     except UntangleError as exc:
         module.fail_json(msg="The stack %s: %s" % (asked["project"], exc.message))
     before = place.read(files[-1].path)

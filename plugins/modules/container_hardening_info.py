@@ -62,6 +62,7 @@ EXAMPLES = r"""
     that:
       - hardening.score == hardening.out_of
       - hardening.drift == []
+      - hardening.elsewhere == []
 """
 
 RETURN = r"""
@@ -87,6 +88,12 @@ containers:
       out_of: 26
       checks:
         - {check: "5.11", title: a memory limit, passed: false, reason: no memory limit, excepted: null, advice: mem_limit}
+elsewhere:
+  description: Services of a stack on Swarm that run on other nodes too. What is here is judged, and not those.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 drift:
   description: What differs from the images and from the release, as sentences.
   returned: success
@@ -107,6 +114,7 @@ from ansible_collections.njoy.untangle.plugins.module_utils.releases import (
     containers,
     service_of,
 )
+from ansible_collections.njoy.untangle.plugins.module_utils.swarm_services import elsewhere
 
 COMES_BACK = "A server of data comes back after its host restarts, however often (unless-stopped)."
 
@@ -127,7 +135,11 @@ def main() -> None:
     asked = module.params
     exceptions = {str(number): str(reason) for number, reason in asked["exceptions"].items()}
     try:
-        security = json.loads(docker("info", "--format", "{{json .SecurityOptions}}")) or []
+        info = json.loads(docker("info", "--format", "{{json .}}"))
+        security, swarm = info.get("SecurityOptions") or [], info.get("Swarm") or {}
+        away = (
+            elsewhere(asked["project"], swarm["NodeID"]) if asked["project"] and swarm.get("ControlAvailable") else []
+        )
         found = (
             containers(asked["project"])
             if asked["project"]
@@ -152,6 +164,7 @@ def main() -> None:
         containers=facts,
         score=sum(one["score"] for one in facts),
         out_of=sum(one["out_of"] for one in facts),
+        elsewhere=away,
         drift=drift,
     )
 

@@ -30,7 +30,7 @@ options:
     choices: [present, absent]
     default: present
   wait:
-    description: How long to wait for it, in seconds.
+    description: How long to wait for it, in seconds, beside the stop grace that tasks of before may need.
     type: int
     default: 60
 attributes:
@@ -82,16 +82,17 @@ def main() -> None:
     )
     asked, project = module.params, module.params["project"]
     try:
-        before = swarm.specs(project)
+        before, wait = swarm.specs(project), asked["wait"] + swarm.grace(project)
         if asked["state"] == "absent":
-            if not module.check_mode and before:
-                swarm.remove(project, asked["wait"])
-            module.exit_json(changed=bool(before), services=sorted(before))
+            left = swarm.left(project)
+            if left and not module.check_mode:
+                swarm.remove(project, wait)
+            module.exit_json(changed=bool(left), services=sorted(before))
         if module.check_mode:
             module.exit_json(changed=False, services=[])
         swarm.node()
         swarm.deploy(asked["directory"], project)
-        swarm.converge(project, asked["wait"])
+        swarm.converge(project, wait)
         swarm.forget_unused(project)
         after = swarm.specs(project)
     except UntangleError as exc:
