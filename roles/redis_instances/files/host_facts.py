@@ -103,6 +103,12 @@ def swarm_of(engine, problems):
     """What a swarm needs of this host."""
     code, text = run("docker", "info", "--format", "{{json .Swarm}}")
     swarm = json.loads(text) if not code else {}
+    state = run("docker", "node", "inspect", "--format", "{{.Spec.Availability}}", "self")
+    if not state[0] and state[1].strip() != "active":
+        problems.append(
+            "this node of the swarm takes no tasks (%s). Let it (docker node update --availability active self), or use {backend}: compose."
+            % state[1].strip()
+        )
     if not swarm.get("ControlAvailable"):
         problems.append(
             "this host is no manager of a swarm (%s). Run docker swarm init, name a manager in the inventory, or use {backend}: compose."
@@ -161,7 +167,7 @@ def payload(version):
 def check_payload(asked, server, problems):
     """Whether the server that instances would run takes what the source dumps: tried on one of its own, without network."""
     words = ["sh", "-c", TRY_PAYLOAD, "sh", server["path"], server["cli"]]
-    if asked["backend"] == "compose":
+    if asked["backend"] != "host":
         inside = ["docker", "run", "--rm", "--interactive", "--network", "none", "--entrypoint", "sh", asked["image"]]
         words = [*inside, *words[1:]]
     try:
@@ -183,7 +189,7 @@ def check_payload(asked, server, problems):
                 server["version"],
                 asked["source"]["flavour"],
                 asked["source"]["version"],
-                *(("an image", "{image}") if asked["backend"] == "compose" else ("a binary", "{server}")),
+                *(("a binary", "{server}") if asked["backend"] == "host" else ("an image", "{image}")),
             )
         )
 
@@ -267,8 +273,8 @@ def who_listens(port):
     return ""
 
 
-def check_listen(one, running_there, problems):
-    """The address as numbers, and whether a server could listen there."""
+def check_listen(one, running_there, everywhere, problems):
+    """The address as numbers, and whether a server could listen there, or with `everywhere` on all addresses of this host."""
     where = "purpose %s" % one["name"]
     try:
         found = socket.getaddrinfo(one["address"], one["port"], 0, socket.SOCK_STREAM)
@@ -281,17 +287,25 @@ def check_listen(one, running_there, problems):
     # one family is enough: a name with both would need both to be on this host
     family, _kind, _proto, _name, place = found[0]
     address = place[0]
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    wide = [("::" if family == socket.AF_INET6 else "", one["port"])] if everywhere else []
+    for probed in [place, *wide] if not running_there else []:
         try:
-            if not running_there:
-                probe.bind(place)
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(probed)
                 probe.listen(1)
         except OSError as exc:
             if exc.errno == errno.EADDRINUSE:
                 problems.append(
                     "%s: port %s on %s is in use%s. Choose another port for it in redis_split_purposes, or stop what uses it."
-                    % (where, one["port"], address, who_listens(one["port"]))
+                    % (
+                        where,
+                        one["port"],
+                        address
+                        if probed == place
+                        else "another address of this host, and Swarm publishes on every one,",
+                        who_listens(one["port"]),
+                    )
                 )
             elif exc.errno == errno.EADDRNOTAVAIL:
                 problems.append(
@@ -303,6 +317,7 @@ def check_listen(one, running_there, problems):
                     "%s: nothing can listen on %s port %s (%s). Choose another port."
                     % (where, address, one["port"], exc)
                 )
+            break
     return address
 
 
@@ -433,7 +448,33 @@ def containers(names):
     }
 
 
-def existing(name, home, container):
+def node_called(node):
+    code, text = run("docker", "node", "inspect", "--format", "{{.Description.Hostname}}", node)
+    return node if code else "%s, %s" % (text.strip(), node)
+
+
+def services(names):
+    """What the swarm has for our instances, by purpose: whose it is, and the node that it is kept on, '' where that is this one."""
+    code, me = run("docker", "info", "--format", "{{.Swarm.NodeID}}")
+    found = {}
+    for name in names if not code and me.strip() else ():
+        code, text = run("docker", "service", "inspect", "untangle-%s_server" % name)
+        if code:
+            continue
+        task = json.loads(text)[0]["Spec"]["TaskTemplate"]
+        nodes = [
+            re.sub(r"^node\.id *== *", "", line)
+            for line in (task.get("Placement") or {}).get("Constraints") or ()
+            if re.match(r"node\.id *==", line)
+        ]
+        found[name] = {
+            "home": (task["ContainerSpec"].get("Labels") or {}).get("njoy.untangle.home", ""),
+            "node": next((node for node in nodes if node != me.strip()), ""),
+        }
+    return found
+
+
+def existing(name, home, container, service=None):
     """What there is of one instance already."""
     found = {
         "backend": "",
@@ -459,6 +500,8 @@ def existing(name, home, container):
         for backend, file in (("compose", "compose.yaml"), ("swarm", "stack.yaml")):
             if os.path.exists(os.path.join(home, file)):
                 found["backend"] = backend
+        if service:
+            found.update(backend="swarm", directory=service["home"])
     unit = "/etc/systemd/system/untangle-%s.service" % name
     if os.path.exists(unit):
         found["unit"] = unit
@@ -548,6 +591,7 @@ def main():
             problems.append("{host_settings} is set, which takes root. Become root, or leave it at report.")
     answer["watched"] = os.path.isdir(os.path.join(os.path.dirname(directory), "monitoring"))
     found = containers([one["name"] for one in asked["instances"]])
+    there = services([one["name"] for one in asked["instances"]]) if swarm else {}
     if present and not compose and asked.get("network"):
         problems.append(
             "{network} is %s, and the backend %s gives no instance an address there. Use {backend}: compose."
@@ -556,9 +600,16 @@ def main():
     network = network_of(asked["network"], problems) if present and compose and asked.get("network") else None
     for one in asked["instances"]:
         home = os.path.join(directory, one["name"])
-        seen = existing(one["name"], home, found.get(one["name"]))
+        service = there.get(one["name"])
+        seen = existing(one["name"], home, found.get(one["name"]), service)
         where = "purpose %s" % one["name"]
-        if seen.get("directory") not in (None, home):
+        if service and service["node"]:
+            problems.append(
+                "%s: Swarm keeps untangle-%s on another node (%s), with its data. From here it would be started on an empty volume. Let "
+                "the plan name that host, or, if its data is to be here, end it first: docker service rm untangle-%s_server."
+                % (where, one["name"], node_called(service["node"]), one["name"])
+            )
+        elif seen.get("directory") not in (None, home):
             problems.append(
                 "%s: untangle-%s on this host belongs to another installation (%s). Choose another name, or remove that one first."
                 % (where, one["name"], seen["directory"] or "unknown")
@@ -574,7 +625,11 @@ def main():
                 seen["bind"] = check_on_network(one, asked["network"], network, problems) if network else ""
                 answer["instances"][one["name"]] = seen
                 continue
-            seen["bind"] = check_listen(one, seen["alive"] and seen["applied"].get("listen") == listens, problems)
+            before = seen["applied"].get("listen", "")
+            # (on a swarm it has the port on every address already)
+            same = before.rpartition(":")[2] == str(one["port"]) if swarm else before == listens
+            running_there = seen["alive"] and same
+            seen["bind"] = check_listen(one, running_there, swarm, problems)
             if swarm and seen["bind"] and ipaddress.ip_address(seen["bind"].partition("%")[0]).is_loopback:
                 problems.append(
                     "%s: its address is %s, and Swarm publishes on every address of a node. Give the purpose the address at which its "
