@@ -30,11 +30,12 @@ def _ip(*words: str) -> None:
 class Engine:
     """``socket`` is its DOCKER_HOST, ``inside`` what a command is begun with to run on its host, at ``address``.
 
-    ``here`` is this machine's address, as seen from there.
+    ``here`` is this machine's address, as seen from there; or, with ``beside``, that of another engine's host, on which it is cabled
+    to that one and to nothing else.
     """
 
-    def __init__(self, *options: str) -> None:
-        self.options = options
+    def __init__(self, *options: str, beside: Engine | None = None) -> None:
+        self.options, self.beside = options, beside
         self.top = Path(tempfile.mkdtemp(prefix="ut-engine-", dir="/tmp"))
         # Names of interfaces have 15 characters at most.
         self.name = "ut" + self.top.name[-8:].lower().replace("_", "x")
@@ -47,8 +48,11 @@ class Engine:
     def lay_out(self) -> None:
         _ip("netns", "add", self.name)
         _ip("link", "add", f"{self.name}h", "type", "veth", "peer", "name", f"{self.name}g", "netns", self.name)
-        _ip("address", "add", f"{self.here}/30", "dev", f"{self.name}h")
-        _ip("link", "set", f"{self.name}h", "up")
+        there = ["-n", self.beside.name] if self.beside else []
+        if self.beside:
+            _ip("link", "set", f"{self.name}h", "netns", self.beside.name)
+        _ip(*there, "address", "add", f"{self.here}/30", "dev", f"{self.name}h")
+        _ip(*there, "link", "set", f"{self.name}h", "up")
         _ip("-n", self.name, "address", "add", f"{self.address}/30", "dev", f"{self.name}g")
         for device in (f"{self.name}g", "lo"):
             _ip("-n", self.name, "link", "set", device, "up")
@@ -120,9 +124,9 @@ class Engine:
 
 
 @contextlib.contextmanager
-def engine_of_ones_own(*images: str, options: Sequence[str] = ()) -> Iterator[Engine]:
+def engine_of_ones_own(*images: str, options: Sequence[str] = (), beside: Engine | None = None) -> Iterator[Engine]:
     """``options`` are dockerd's."""
-    made = Engine(*options)
+    made = Engine(*options, beside=beside)
     try:
         made.lay_out()
         made.start()

@@ -1,13 +1,16 @@
 # Copyright (c) 2026, the njoy.untangle authors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Stacks and instances on a Docker Swarm of one node, which is this module's own."""
+"""Stacks and instances on a Docker Swarm of this module's own, which has one node, and in one test two."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,9 +19,13 @@ from typing import Any
 
 import cores
 import pytest
+import yaml
 from engine import Engine, engine_of_ones_own
 from machine import eventually, module, needs_docker
-from playbook_site import Pusher, Site, differs, needs
+from playbook_site import ROOT, Pusher, Site, differs, needs
+
+from ansible_collections.njoy.untangle.plugins.module_utils import swarm, swarm_services
+from ansible_collections.njoy.untangle.plugins.module_utils.errors import UntangleError
 
 pytestmark = [*needs, needs_docker]
 PLAY = """
@@ -38,6 +45,8 @@ EXCEPTIONS = {
     "5.26": "the engine sets it for all",
 }
 WATCH = ["prom/prometheus:v2.42.0", "oliver006/redis_exporter:v1.45.0-alpine", "prom/node-exporter:v1.5.0"]
+#: A value of .env as a password may be.
+AWKWARD = "it's \\ one\nB='two' $line"
 PING = {"test": ["CMD-SHELL", "redis-cli ping | grep -q PONG"], "interval": "1s", "timeout": "2s", "retries": 3}
 
 
@@ -62,7 +71,7 @@ class Stack:
             "compose_stack_dir": str(self.top / "stack"),
             "compose_stack_wait": 30,
             "compose_stack_by": "a test",
-            "compose_stack_env": {"CLIENTS": "100"},
+            "compose_stack_env": {"CLIENTS": "100", "AWKWARD": AWKWARD},
             "compose_stack_secrets": {"store": {"word": "a very secret word"}},
             "compose_stack_services": {
                 "store": {
@@ -78,6 +87,7 @@ class Stack:
                     "image": "redis:7.0",
                     "entrypoint": ["redis-server"],
                     "command": ["--save", ""],
+                    "environment": {"AWKWARD": "${AWKWARD}"},
                     "tmpfs": ["/data:size=8m"],
                     "healthcheck": PING,
                 },
@@ -148,6 +158,7 @@ def test_a_stack(stack: Stack, engine: Engine, monkeypatch: pytest.MonkeyPatch) 
     ] == {"SizeBytes": 8 << 20}
     assert stack.inside("store", "grep", "NoNewPrivs", "/proc/self/status").split()[1] == "1"
     assert stack.inside("store", "redis-cli", "config", "get", "maxclients").split() == ["maxclients", "100"]
+    assert stack.inside("other", "printenv", "AWKWARD") == AWKWARD
     assert stack.inside("store", "cat", "/run/secrets/word") == "a very secret word"
     assert stack.inside("store", "stat", "-c", "%u %a", "/run/secrets/word") == "999 400"
     spec = json.loads(engine.docker("service", "inspect", "shop_store"))[0]["Spec"]
@@ -175,7 +186,22 @@ def test_a_stack(stack: Stack, engine: Engine, monkeypatch: pytest.MonkeyPatch) 
     assert stack.inside("store", "redis-cli", "get", "kept") == "well"
     assert len(engine.docker("config", "ls", "-q").split()) == 1
 
-    # a config that the server refuses, and an image that nobody has
+    # so is a secret
+    before = {name: stack.container(name) for name in services}
+    stack.variables["compose_stack_secrets"] = {"store": {"word": "another secret word"}}
+    stack.play(compose_stack_services=changed)
+    assert stack.container("other") == before["other"] and stack.container("store") != before["store"]
+    assert stack.inside("store", "cat", "/run/secrets/word") == "another secret word"
+    assert len(engine.docker("secret", "ls", "-q").split()) == 1
+
+    # an image that nobody has, lines that the client refuses, and a config that the server refuses
+    before = {name: stack.container(name) for name in services}
+    for lines, said in (
+        ({"image": "127.0.0.1:1/nobody/has:1"}, "127.0.0.1:1/nobody/has"),
+        ({"stop_grace_period": 30}, "must be a string"),
+    ):
+        assert said in stack.play(ok=False, compose_stack_services={**changed, "other": {**changed["other"], **lines}})
+        assert before == {name: stack.container(name) for name in services}
     broken = json.loads(json.dumps(changed))
     broken["store"]["config"]["/etc/store"]["redis.conf"] = "save 1 1\ndir /data\nmaxclients none\n"
     said = stack.play(ok=False, compose_stack_services=broken)
@@ -193,6 +219,233 @@ def test_a_stack(stack: Stack, engine: Engine, monkeypatch: pytest.MonkeyPatch) 
     for kind in ("service", "config", "secret", "volume"):
         assert engine.docker(kind, "ls", "-q").split() == [], kind
     assert not (stack.top / "stack").exists()
+
+
+GONE = "left out, which is how it is said"
+#: Forms in which lines of Compose come, with what the engine's client has to make of them; None where we refuse them by name.
+FORMS: list[tuple[str, Any, Any]] = [
+    ("command", "a 'b c'", ["a", "b c"]),
+    ("entrypoint", ["a"], ["a"]),
+    ("environment", ["A=1", "B"], {"A": "1", "B": None}),
+    ("environment", {"A": None, "B": 1.5}, {"A": None, "B": "1.5"}),
+    ("env_file", "x.env", ["x.env"]),
+    ("env_file", [{"path": "x.env"}], ["x.env"]),
+    ("env_file", [{"path": "x.env", "format": "raw"}], None),
+    ("user", 101, "101:101"),
+    ("working_dir", "/x", "/x"),
+    ("cap_add", ["NET_BIND_SERVICE"], ["NET_BIND_SERVICE"]),
+    ("cap_drop", ["CHOWN"], ["ALL", "CHOWN"]),
+    ("read_only", False, GONE),
+    ("ulimits", {"nofile": {"soft": 10, "hard": 20}}, {"core": {}, "nofile": {"soft": 10, "hard": 20}}),
+    ("sysctls", ["net.core.somaxconn=1024"], {"net.core.somaxconn": "1024"}),
+    ("init", True, True),
+    ("logging", {"driver": "local", "options": {"max-file": 3}}, {"driver": "local", "options": {"max-file": "3"}}),
+    ("labels", ["a=b"], {"a": "b", "njoy.untangle.image": "redis:7.0"}),
+    ("stop_grace_period", "1m30s", "1m30s"),
+    ("stop_signal", "SIGQUIT", "SIGQUIT"),
+    ("hostname", "h", "h"),
+    ("extra_hosts", {"a": "10.0.0.5", "b": ["10.0.0.6", "::1"]}, ["a:10.0.0.5", "b:10.0.0.6", "b:::1"]),
+    ("extra_hosts", ["a=host-gateway"], None),
+    ("dns", "10.0.0.1", ["10.0.0.1"]),
+    ("dns_search", ["x.y"], ["x.y"]),
+    ("tty", True, True),
+    ("stdin_open", True, True),
+    ("secrets", ["theirs"], [{"mode": 0o400, "target": "word", "uid": "101", "gid": "101"}]),
+    ("networks", {"default": {"aliases": ["a"]}}, {"default": {"aliases": ["a"]}}),
+    ("networks", {"default": {"priority": 5}}, None),
+    ("ports", ["${PORT}:80/udp"], [{"mode": "host", "target": 80, "published": 8080, "protocol": "udp"}]),
+    ("ports", [{"target": 80, "published": "8080", "name": "x"}], [{"mode": "host", "target": 80, "published": 8080}]),
+    ("ports", ["80"], None),
+    ("volumes", ["/x:/x:ro"], [{"type": "bind", "source": "/x", "target": "/x", "read_only": True}]),
+    ("volumes", [{"type": "tmpfs", "target": "/x", "tmpfs": {"size": "16m"}}], [{"type": "tmpfs", "target": "/x", "tmpfs": {"size": 16 << 20}}]),
+    ("volumes", ["/x:/x:Z"], None),
+    ("healthcheck", {"test": "a b", "interval": "1s", "start_interval": "1s"}, {"test": ["CMD-SHELL", "a b"], "interval": "1s"}),
+]  # fmt: skip
+
+
+def test_every_line_that_is_kept_reaches_the_client(tmp_path: Path) -> None:
+    """As it reads it itself; what it would drop or refuse is refused by us."""
+    (tmp_path / "x.env").touch()
+    facts = {
+        "reference": "redis:7.0",
+        "id": "sha256:" + 64 * "a",
+        "user": {"uid": 101, "gid": 101},
+        "volumes": [],
+        "healthcheck": True,
+    }
+    for key, given, wanted in FORMS:
+        service = {"image": "redis:7.0", "hardening": {"ports": False}, key: given}
+        secrets = {"web": {"word": "told to none"}} if key == "secrets" else {}
+        made = swarm.Stack(
+            "shop", {"web": service}, secrets, {"PORT": "8080"}, images={"web": facts}, node=swarm.Node("n0", True),
+        )  # fmt: skip
+        if wanted is None:
+            with pytest.raises(UntangleError, match=r"service web (has|publishes) .*Nothing was changed"):
+                made.files()
+            continue
+        text = made.files()[-1].content
+        words = ["docker", "stack", "config", "--compose-file", "-"]
+        done = subprocess.run(words, input=text, capture_output=True, text=True, cwd=tmp_path, check=True)
+        found = yaml.safe_load(done.stdout)["services"]["web"].get(key, GONE)
+        if key == "secrets":
+            found = [{name: value for name, value in one.items() if name != "source"} for one in found]
+        if key == "volumes":
+            found = [one for one in found if one["target"] != "/tmp"]
+        assert found == wanted, key
+    assert {key for key, _given, _wanted in FORMS} | {"image"} == swarm.KEPT
+    swarm_services.expect_read(text, "/nowhere", {})
+    with pytest.raises(UntangleError, match=r"must be a boolean.*\. Nothing was changed"):
+        swarm_services.expect_read(text.replace("read_only: true", 'read_only: "yes"'), "/nowhere", {})
+
+
+def test_what_ends_late_or_at_once(stack: Stack, engine: Engine) -> None:
+    """A task that takes its stop grace is waited for, one that ends well is done, and what a removal left is removed by the next."""
+    once = {
+        "image": "redis:7.0",
+        "entrypoint": ["true"],
+        "command": [],
+        "tmpfs": ["/data"],
+        "hardening": {"health": False},
+    }
+    slow = {
+        # it does not hear SIGTERM
+        "image": "redis:7.0", "entrypoint": ["sh", "-c", "trap '' TERM; redis-server --save '' & wait; sleep 60"],
+        "volumes": ["data:/data"], "healthcheck": PING, "stop_grace_period": "25s",
+    }  # fmt: skip
+    services = {"slow": slow, "once": {**once, "restart": "no"}, "job": {**once, "deploy": {"mode": "replicated-job"}}}
+    stack.variables.update(compose_stack_services=services, compose_stack_secrets={}, compose_stack_wait=20)
+    stack.play()
+    assert "changed=0" in stack.play()
+    first = stack.container("slow")
+    stack.play(compose_stack_services={**services, "slow": {**slow, "labels": {"a": "b"}}})
+    assert stack.container("slow") not in ("", first)
+    holds = engine.docker(
+        "run", "--detach", "--network", "shop_default", "--entrypoint", "sleep", "redis:7.0", "600"
+    ).strip()
+    assert "shop_default" in stack.play(ok=False, compose_stack_state="absent")
+    assert (
+        engine.docker("service", "ls", "-q") == ""
+        and engine.docker("network", "ls", "-q", "--filter", "name=shop_") != ""
+    )
+    engine.docker("rm", "--force", holds)
+    stack.play(compose_stack_state="absent", compose_stack_volumes=True)
+    for kind in ("network", "volume"):
+        assert engine.docker(kind, "ls", "-q", "--filter", "name=shop_").split() == [], kind
+    assert "changed=0" in stack.play(compose_stack_state="absent", compose_stack_volumes=True)
+
+
+def test_two_managers(stack: Stack, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data stays on its node whoever deploys, what has none goes to both, and the end of one node is nothing to the other's."""
+    with engine_of_ones_own("redis:7.0", options=["--no-new-privileges"], beside=engine) as second:
+        token = engine.docker("swarm", "join-token", "--quiet", "manager").strip()
+        second.docker("swarm", "join", "--token", token, "--advertise-addr", second.address, f"{engine.address}:2377")
+        first_id, second_id = (one.docker("info", "-f", "{{.Swarm.NodeID}}").strip() for one in (engine, second))
+        eventually(lambda: "Ready" in second.docker("node", "ls", "--filter", f"id={first_id}"))
+        services = stack.variables["compose_stack_services"]
+        twice = {"replicas": 2, "placement": {"max_replicas_per_node": 1, "constraints": ["node.platform.os == linux"]}}
+        services["other"]["deploy"] = twice
+        # whose image no other node has
+        dockerfile = "ARG BASE\nFROM ${BASE}\nLABEL mine=1\n"
+        services["built"] = {
+            **services["other"], "image": "ut-built:1", "build": {"dockerfile": dockerfile, "base": "redis:7.0"}, "deploy": {"replicas": 2},
+        }  # fmt: skip
+        assert "No registry gave the image of built, and no other node has it" in stack.play()
+
+        def nodes(service: str) -> list[str]:
+            found = engine.docker(
+                "service", "ps", "--quiet", "--filter", "desired-state=running", f"shop_{service}"
+            ).split()
+            tasks = json.loads(engine.docker("inspect", "--type", "task", *found))
+            return sorted(one["NodeID"] for one in tasks)
+
+        assert nodes("store") == [first_id] and nodes("built") == [first_id] * 2
+        assert nodes("other") == sorted([first_id, second_id])
+        stack.inside("store", "redis-cli", "set", "kept", "well")
+        before = stack.container("store")
+
+        # the other manager has the play too
+        other = Stack(second)
+        other.variables["compose_stack_services"] = services
+        said = other.play(ok=False)
+        assert re.search(rf"service store has data, and is kept on the node \S+ \({first_id}\)", said), said
+        assert not (other.top / "stack").exists() and stack.container("store") == before
+        monkeypatch.setenv("DOCKER_HOST", second.socket)
+        marks = module("container_hardening_info", project="shop", exceptions=EXCEPTIONS)
+        assert marks["elsewhere"] == ["built", "other", "store"]
+        # (a service like an instance's, which does not run)
+        kept = ["--constraint", f"node.id == {first_id}", "--replicas", "0", "--detach", "redis:7.0"]
+        second.docker(
+            "service",
+            "create",
+            "--name",
+            "untangle-far_server",
+            "--container-label",
+            "njoy.untangle.home=/x/far",
+            *kept,
+        )
+        said = _stands_in_the_way(second, "/x")
+        assert "Swarm keeps untangle-far on another node" in said and first_id in said
+        assert "untangle-far on this host belongs to another installation (/x/far)" in _stands_in_the_way(engine, "/y")
+        assert _stands_in_the_way(engine, "/x") == ""
+        second.docker("service", "rm", "untangle-far_server")
+        # a stack all of whose tasks are elsewhere is there
+        far = {"far": {**services["other"], "deploy": {"placement": {"constraints": [f"node.id == {first_id}"]}}}}
+        other.variables.update(compose_stack_name="far", compose_stack_services=far, compose_stack_secrets={})
+        other.play()
+        assert "would be started" not in other.play("--check")
+        other.play(compose_stack_state="absent")
+        shutil.rmtree(other.top, ignore_errors=True)
+
+        engine.docker("node", "demote", second_id)
+        eventually(
+            lambda: "worker" in engine.docker("node", "inspect", "-f", "{{.Spec.Role}} {{.ManagerStatus}}", second_id)
+        )
+        second.cut_power()
+        eventually(lambda: "down" in engine.docker("node", "inspect", "-f", "{{.Status.State}}", second_id), 60)
+        assert stack.container("store") == before and stack.inside("store", "redis-cli", "get", "kept") == "well"
+        engine.docker("node", "rm", "--force", second_id)
+
+
+def _stands_in_the_way(engine: Engine, directory: str) -> str:
+    """What the role refuses on that host, which is to have the purpose `far`."""
+    asked = {
+        "state": "present", "backend": "swarm", "dir": directory, "secrets_dir": "", "image": "redis:7.0", "server": "", "user": "",
+        "tls": {}, "instances": [["far", engine.address, 7001]],
+    }  # fmt: skip
+    program = str(ROOT / "roles/redis_instances/files/host_facts.py")
+    words = [*engine.inside, "/usr/bin/python3", program, json.dumps(asked)]
+    env = {**os.environ, "DOCKER_HOST": engine.socket}
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
+    return " ".join(json.loads(done.stdout)["problems"])
+
+
+def test_ports_and_payloads_of_instances_are_tried_as_swarm_has_them() -> None:
+    """On every address, and in the image."""
+    where = importlib.util.spec_from_file_location("host_facts", ROOT / "roles/redis_instances/files/host_facts.py")
+    assert where and where.loader
+    facts = importlib.util.module_from_spec(where)
+    where.loader.exec_module(facts)
+    with socket.socket() as other:
+        other.bind(("127.0.0.2", 0))
+        other.listen(1)
+        one = {"name": "cache", "address": "127.0.0.1", "port": other.getsockname()[1]}
+        for everywhere, wanted in ((False, 0), (True, 1)):
+            problems: list[str] = []
+            assert facts.check_listen(one, False, everywhere, problems) == "127.0.0.1"
+            assert len(problems) == wanted
+        assert "on another address of this host, and Swarm publishes on every one, is in use" in problems[0]
+    problems = []
+    source = {"payload_version": 99, "flavour": "redis", "version": "99"}
+    asked = {"backend": "swarm", "image": "redis:7.0", "source": source}
+    server = {
+        "path": "/usr/local/bin/redis-server",
+        "cli": "/usr/local/bin/redis-cli",
+        "flavour": "redis",
+        "version": "7.0",
+    }
+    server["path"], server["cli"] = facts.server_in_image("redis:7.0", "swarm", problems)[1]["path"], "redis-cli"
+    facts.check_payload(asked, server, problems)
+    assert len(problems) == 1 and "Name an image of that version in {image}" in problems[0]
 
 
 def test_the_live_split_onto_the_swarm(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
