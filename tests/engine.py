@@ -53,6 +53,11 @@ class Engine:
             _ip("link", "set", f"{self.name}h", "netns", self.beside.name)
         _ip(*there, "address", "add", f"{self.here}/30", "dev", f"{self.name}h")
         _ip(*there, "link", "set", f"{self.name}h", "up")
+        if self.beside:
+            # Of an overlay network the kernel takes what comes from the address by which a swarm knows a node, and from no other of it.
+            net = f"{self.here.rpartition('.')[0]}.0/30"
+            _ip(*there, "route", "replace", net, "dev", f"{self.name}h", "src", self.beside.address)
+            _ip("route", "add", net, "via", self.beside.address)
         _ip("-n", self.name, "address", "add", f"{self.address}/30", "dev", f"{self.name}g")
         for device in (f"{self.name}g", "lo"):
             _ip("-n", self.name, "link", "set", device, "up")

@@ -90,8 +90,8 @@ def environment(directory: str) -> dict[str, str]:
     if not os.path.exists(path):
         return {}
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        found = re.findall(r"^([^=\n]+)='((?:[^'\\]|\\.)*)'$", stream.read(), re.DOTALL | re.MULTILINE)
-    return {name: re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for name, value in found}
+        found = re.findall(r"^([^=\n]+)='((?:[^'\\]|\\.)*)'$", stream.read(), re.MULTILINE)
+    return {name: re.sub(r"\\(.)", r"\1", value) for name, value in found}
 
 
 def expect_read(text: str, directory: str, variables: t.Mapping[str, str]) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -319,31 +320,50 @@ def test_what_ends_late_or_at_once(stack: Stack, engine: Engine) -> None:
     first = stack.container("slow")
     stack.play(compose_stack_services={**services, "slow": {**slow, "labels": {"a": "b"}}})
     assert stack.container("slow") not in ("", first)
-    holds = engine.docker(
-        "run", "--detach", "--network", "shop_default", "--entrypoint", "sleep", "redis:7.0", "600"
-    ).strip()
-    assert "shop_default" in stack.play(ok=False, compose_stack_state="absent")
-    assert (
-        engine.docker("service", "ls", "-q") == ""
-        and engine.docker("network", "ls", "-q", "--filter", "name=shop_") != ""
-    )
-    engine.docker("rm", "--force", holds)
+    holds = ["run", "--detach", "--rm", "--name", "holds", "--network", "shop_default", "--entrypoint", "sleep"]
+    engine.docker(*holds, "redis:7.0", "600")
+    try:
+        said = stack.play(ok=False, compose_stack_state="absent")
+        assert "Failed to remove" in said, said
+    finally:
+        engine.docker("rm", "--force", "holds")
+    assert engine.docker("service", "ls", "-q") == ""
+    assert engine.docker("network", "ls", "-q", "--filter", "name=shop_") != ""
     stack.play(compose_stack_state="absent", compose_stack_volumes=True)
     for kind in ("network", "volume"):
         assert engine.docker(kind, "ls", "-q", "--filter", "name=shop_").split() == [], kind
     assert "changed=0" in stack.play(compose_stack_state="absent", compose_stack_volumes=True)
 
 
-def test_two_managers(stack: Stack, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data stays on its node whoever deploys, what has none goes to both, and the end of one node is nothing to the other's."""
+def _lose(engine: Engine, second: Engine, second_id: str) -> None:
+    # one manager alone of two could decide nothing any more
+    engine.docker("node", "demote", second_id)
+    role = ("node", "inspect", "--format", "{{.Spec.Role}} {{.ManagerStatus}}", second_id)
+    eventually(lambda: engine.docker(*role).split() == ["worker", "<nil>"])
+    second.cut_power()
+
+
+@contextlib.contextmanager
+def _second_manager(engine: Engine) -> Iterator[tuple[Engine, str, str]]:
+    """With the IDs of both nodes."""
     with engine_of_ones_own("redis:7.0", options=["--no-new-privileges"], beside=engine) as second:
         token = engine.docker("swarm", "join-token", "--quiet", "manager").strip()
         second.docker("swarm", "join", "--token", token, "--advertise-addr", second.address, f"{engine.address}:2377")
         first_id, second_id = (one.docker("info", "-f", "{{.Swarm.NodeID}}").strip() for one in (engine, second))
         eventually(lambda: "Ready" in second.docker("node", "ls", "--filter", f"id={first_id}"))
+        try:
+            yield second, first_id, second_id
+        finally:
+            _lose(engine, second, second_id)
+            engine.docker("node", "rm", "--force", second_id)
+
+
+def test_two_managers(stack: Stack, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data stays on its node whoever deploys, what has none goes to both, and the end of one node is nothing to the other's."""
+    with _second_manager(engine) as (second, first_id, second_id):
         services = stack.variables["compose_stack_services"]
         twice = {"replicas": 2, "placement": {"max_replicas_per_node": 1, "constraints": ["node.platform.os == linux"]}}
-        services["other"]["deploy"] = twice
+        services["other"].update(deploy=twice, command=["--save", "", "--protected-mode", "no"])
         # whose image no other node has
         dockerfile = "ARG BASE\nFROM ${BASE}\nLABEL mine=1\n"
         services["built"] = {
@@ -360,6 +380,10 @@ def test_two_managers(stack: Stack, engine: Engine, monkeypatch: pytest.MonkeyPa
 
         assert nodes("store") == [first_id] and nodes("built") == [first_id] * 2
         assert nodes("other") == sorted([first_id, second_id])
+        # by the overlay network, of which one is on the other node
+        there = {line.split()[0] for line in stack.inside("store", "getent", "ahostsv4", "tasks.other").splitlines()}
+        assert len(there) == 2
+        assert [stack.inside("store", "timeout", "5", "redis-cli", "-h", one, "ping") for one in there] == ["PONG"] * 2
         stack.inside("store", "redis-cli", "set", "kept", "well")
         before = stack.container("store")
 
@@ -392,18 +416,63 @@ def test_two_managers(stack: Stack, engine: Engine, monkeypatch: pytest.MonkeyPa
         far = {"far": {**services["other"], "deploy": {"placement": {"constraints": [f"node.id == {first_id}"]}}}}
         other.variables.update(compose_stack_name="far", compose_stack_services=far, compose_stack_secrets={})
         other.play()
-        assert "would be started" not in other.play("--check")
+        assert "far would be started" not in other.play("--check")
         other.play(compose_stack_state="absent")
         shutil.rmtree(other.top, ignore_errors=True)
 
-        engine.docker("node", "demote", second_id)
-        eventually(
-            lambda: "worker" in engine.docker("node", "inspect", "-f", "{{.Spec.Role}} {{.ManagerStatus}}", second_id)
-        )
-        second.cut_power()
+        _lose(engine, second, second_id)
         eventually(lambda: "down" in engine.docker("node", "inspect", "-f", "{{.Status.State}}", second_id), 60)
         assert stack.container("store") == before and stack.inside("store", "redis-cli", "get", "kept") == "well"
-        engine.docker("node", "rm", "--force", second_id)
+
+
+def test_a_split_over_two_managers(engine: Engine, tmp_path: Path) -> None:
+    """An instance on each, and back again."""
+    with _second_manager(engine) as (second, first_id, second_id):
+        site = Site(redis_split_backend="swarm", redis_split_image="redis:7.0", redis_split_strategy="live")
+        for one in (engine, second):
+            # what Ansible runs on that host
+            program = site.top / f"python-{one.address}"
+            program.write_text(
+                f'#!/bin/sh\nDOCKER_HOST={one.socket} exec {" ".join(one.inside)} /usr/bin/python3 "$@"\n'
+            )
+            program.chmod(0o755)
+        hosts = {"redis1": engine.address, "redis2": second.address}
+        site.write_inventory(
+            redis_split_hosts=[
+                f"{name} ansible_python_interpreter={site.top}/python-{at}" for name, at in hosts.items()
+            ]
+        )
+        try:
+            site.source.config["bind"] = f"127.0.0.1 {engine.here}"
+            site.source.restart()
+            site.variables["redis_split_source"]["host"] = engine.here
+            for purpose, name in zip(site.variables["redis_split_purposes"], ("redis1", "redis1", "redis2")):
+                purpose.update(host=name, address=hosts[name])
+            site.fill()
+            site.play("provision")
+            at = {
+                one: json.loads(engine.docker("service", "inspect", f"untangle-{site.names[one]}_server"))
+                for one in ("cache", "pipeline")
+            }
+            assert second_id in json.dumps(at["cache"]) and first_id in json.dumps(at["pipeline"])
+            site.play("sync")
+            writer = Pusher(site)
+            site.play("cutover")
+            writer.end()
+            assert site.states() == {"cut_over"}
+            whole = site.target_data()
+            site.play("rollback")
+            assert differs(whole, site.source_data()) == {}
+            # a plan that names the other host for it
+            site.variables["redis_split_purposes"][2].update(host="redis1", address=engine.address)
+            site.play("provision", ok=False).says(
+                f"Swarm keeps untangle-{site.names['cache']} on another node", "Nothing was changed"
+            )
+            site.variables["redis_split_purposes"][2].update(host="redis2", address=second.address)
+            site.play("remove")
+            assert engine.docker("service", "ls", "--quiet", "--filter", f"name={site.tag}").split() == []
+        finally:
+            site.close()
 
 
 def _stands_in_the_way(engine: Engine, directory: str) -> str:
