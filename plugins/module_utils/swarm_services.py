@@ -252,6 +252,15 @@ def remove(project: str, seconds: float) -> None:
             raise UntangleError(
                 "%s: its %ss are still there after %d s. Run again." % (project, "s, ".join(there), seconds)
             )
+        if there == ["container"]:
+            # What a job has ended in, Swarm leaves behind (seen with 20.10).
+            ended = docker(
+                "ps", "--all", "--quiet", "--filter", NAMESPACE + project, "--filter", "status=exited"
+            ).split()
+            try:
+                docker("rm", *ended) if ended else None
+            except UntangleError:
+                pass  # it was just being removed
         time.sleep(_POLL_SECONDS)
 
 
