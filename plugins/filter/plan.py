@@ -78,7 +78,7 @@ def redis_url(purpose: t.Mapping[str, t.Any], password: str = "") -> str:
 def redis_limits(purpose: t.Mapping[str, t.Any]) -> dict[str, int]:
     """See redis_limits.yml."""
     return {
-        "memory": profiles.container_memory(purpose["settings"], purpose["profile"]),
+        "memory": profiles.container_memory(purpose["settings"]),
         "stop_seconds": profiles.stop_seconds(purpose["settings"]),
     }
 

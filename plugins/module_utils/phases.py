@@ -273,7 +273,8 @@ def memory_problems(
 
     Refused: what is used there, what the databases hold and a quarter more of that do not fit; a database that its container
     cannot hold, since the kernel would end the server again and again while it is filled. What an instance holds already is in
-    use already. Warned about: limits that together pass four fifths of the memory, and a database over its own.
+    use already. Warned about: limits, of containers where there are some, that together pass four fifths of the memory, and a database
+    over its own.
     """
     kib = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+) kB", meminfo, re.M)}
     total = kib.get("MemTotal", 0) << 10
@@ -287,7 +288,7 @@ def memory_problems(
         held = _measured(one, facts) if _to_come(one, facts, states.get(one["name"]) or {}) else 0
         if held <= int(one["maxmemory"]):
             continue
-        limit = profiles.container_memory(one["settings"], one["profile"])
+        limit = profiles.container_memory(one["settings"])
         kills = plan["backend"] != "host" and held > limit
         sentence = "redis_split_purposes, %s: database %d of %s takes about %s, more than its maxmemory of %s%s. Raise it." % (
             one["name"], one["database"], facts["address"], telling.size(held), telling.size(int(one["maxmemory"])),
@@ -304,12 +305,19 @@ def memory_problems(
             % (host, telling.size(total), telling.size(used), telling.size(coming))
         )
         (refuse if check == "refuse" else warn).append(sentence)
-    limits = sum(int(one["maxmemory"]) for one in here)
+    contained = plan["backend"] != "host"
+    limits = sum(profiles.container_memory(one["settings"]) if contained else int(one["maxmemory"]) for one in here)
     if limits * 5 > total * 4:
         warn.append(
-            "%s: the maxmemory values of %s are %s together, more than 80 %% of its memory of %s. When all of them fill up, the "
+            "%s: %s of %s are %s together, more than 80 %% of its memory of %s. When all of them fill up, the "
             "kernel ends one of them: lower maxmemory in redis_split_purposes."
-            % (host, ", ".join(one["name"] for one in here), telling.size(limits), telling.size(total))
+            % (
+                host,
+                "the limits that follow from maxmemory for the containers" if contained else "the maxmemory values",
+                ", ".join(one["name"] for one in here),
+                telling.size(limits),
+                telling.size(total),
+            )
         )
     return {"refuse": refuse, "warn": warn}
 

@@ -110,11 +110,9 @@ PROFILES: tuple[str, ...] = tuple(DIFFERENT)
 #: Profiles whose application may empty its own instance: what a cache holds can be had again.
 MAY_FLUSH = ("cache",)
 
-#: Container memory as (factor of maxmemory, bytes on top), by how often it forks or rewrites. maxmemory counts neither
-#: fragmentation and buffers nor the pages that a fork copies; an instance that writes to disk while it is written to can need
-#: nearly twice its data.
-_MEMORY_QUEUE = (2.0, 128 << 20)
-_MEMORY_WITH_DISK = (1.6, 64 << 20)
+#: Container memory as (factor of maxmemory, bytes on top). maxmemory counts neither fragmentation and buffers nor the pages
+#: that a fork copies: a full instance that is written to all over while it saves has all of its data twice.
+_MEMORY_WITH_DISK = (2.0, 128 << 20)
 _MEMORY_WITHOUT_DISK = (1.25, 64 << 20)
 
 #: The first Redis release that knows a setting of ours. Every Valkey release knows all of them.
@@ -201,6 +199,9 @@ def parse_version(text: str) -> Version:
 
 def normal(name: str, value: object) -> str:
     """One setting's value as CONFIG GET would give it. Raises UntangleError where it cannot be one."""
+    if name == "loadmodule" and isinstance(value, (list, tuple)):
+        # one line each
+        return "\n".join(normal(name, one) for one in value)
     if value is None:
         text = ""
     elif isinstance(value, bool):
@@ -303,6 +304,9 @@ def conf_lines(wanted: t.Mapping[str, str]) -> list[str]:
             lines += ["save %s %s" % pair for pair in zip(words[::2], words[1::2])]
         elif name == "client-output-buffer-limit":
             lines += ["%s %s" % (name, " ".join(words[start : start + 4])) for start in range(0, len(words), 4)]
+        elif name == "loadmodule":
+            # a path and its arguments
+            lines += ["loadmodule %s" % one for one in value.splitlines()]
         elif name in _SEVERAL_WORDS and words:
             lines.append("%s %s" % (name, value))
         else:
@@ -359,11 +363,9 @@ def _on_disk(wanted: t.Mapping[str, str]) -> bool:
     return bool(wanted.get("save")) or wanted.get("appendonly") == "yes"
 
 
-def container_memory(wanted: t.Mapping[str, str], profile: str = "") -> int:
+def container_memory(wanted: t.Mapping[str, str]) -> int:
     """Bytes that the container of an instance with these settings may use."""
-    factor, more = _MEMORY_WITHOUT_DISK
-    if _on_disk(wanted):
-        factor, more = _MEMORY_QUEUE if profile == "queue" else _MEMORY_WITH_DISK
+    factor, more = _MEMORY_WITH_DISK if _on_disk(wanted) else _MEMORY_WITHOUT_DISK
     return int(int(wanted["maxmemory"]) * factor) + more
 
 

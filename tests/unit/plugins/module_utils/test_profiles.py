@@ -213,18 +213,29 @@ def test_instance_settings_say_where_and_with_tls():
     assert (secure["tls-ca-cert-file"], secure["tls-key-file"]) == ("/c/ca", "/c/key")
 
 
+def test_modules_are_several_with_their_arguments():
+    given = {"loadmodule": ["/m/one.so A 1", "/m/two.so"]}
+    lines = profiles.conf_lines(profiles.settings("cache", 1 << 20, given))
+    assert [line for line in lines if "module" in line] == ["loadmodule /m/one.so A 1", "loadmodule /m/two.so"]
+    assert profiles.conf_lines({"loadmodule": profiles.normal("loadmodule", "/m/one.so A 1")}) == [
+        "loadmodule /m/one.so A 1"
+    ]
+    with pytest.raises(UntangleError, match="on one line"):
+        profiles.normal("loadmodule", ["/m/one.so\nrequirepass x"])
+
+
 def test_limits_leave_room_for_what_maxmemory_does_not_count():
     gib = 1 << 30
-    with_disk, without = int(1.6 * gib) + (64 << 20), int(1.25 * gib) + (64 << 20)
+    with_disk, without = 2 * gib + (128 << 20), int(1.25 * gib) + (64 << 20)
     for profile, own, room in (
         ("cache", {}, without),
         ("cache", {"appendonly": "yes"}, with_disk),
         ("cache", {"save": "60 1"}, with_disk),
         ("sessions", {}, with_disk),
         ("sessions", {"save": "", "appendonly": "no"}, without),
-        ("queue", {}, 2 * gib + (128 << 20)),
+        ("queue", {}, with_disk),
     ):
-        assert profiles.container_memory(profiles.settings(profile, gib, own), profile) == room
+        assert profiles.container_memory(profiles.settings(profile, gib, own)) == room
     assert profiles.stop_seconds(profiles.settings("cache", gib, {})) == 10
     assert profiles.stop_seconds(profiles.settings("queue", gib, {})) == 30
     assert profiles.stop_seconds(profiles.settings("queue", 8 * gib, {})) == 160
