@@ -26,8 +26,10 @@ elif [ "$(id -u)" != 0 ] || open_to_others "$PWD/demo"; then
 else
     STATE=/var/lib/untangle-demo
 fi
-PURPOSES=(sessions pipeline cache)
-SOURCE_CONTAINER=untangle-demo-source
+# A tag makes the names of containers and units another demo's: two of them meet neither there nor at their ports.
+TAG=${DEMO_TAG:-}
+PURPOSES=("sessions$TAG" "pipeline$TAG" "cache$TAG")
+SOURCE_CONTAINER=untangle-demo-source$TAG
 PYTHON=.venv/bin/python
 
 # ours CONTAINER: whether a container was made from a file below $STATE

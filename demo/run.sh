@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The worked example on this machine: a shared Redis with three databases in use becomes three instances.
-# DEMO_BACKEND=host or compose chooses where the instances run, DEMO_DIR where everything of the demo lies.
+# DEMO_BACKEND=host or compose chooses where the instances run, DEMO_DIR where everything of the demo lies. DEMO_TAG (letters and
+# digits) and DEMO_PORT keep two demos on one machine apart.
 # Arguments go to ansible-playbook.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -55,7 +56,7 @@ done
 mkdir -p "$STATE/source"
 chmod 711 "$STATE"
 # The worked example's ports where they are free, else the first four in a row that are.
-read -r p_source p_pipeline p_cache p_sessions p_app < <("$PYTHON" - <<'PY'
+read -r p_source p_pipeline p_cache p_sessions p_app < <("$PYTHON" - <<PY
 import socket
 
 def free(port):
@@ -67,7 +68,7 @@ def free(port):
             return False
     return True
 
-first = next(base for base in range(6379, 32000, 100) if all(free(base + step) for step in range(5)))
+first = next(base for base in range(${DEMO_PORT:-6379}, 32000, 100) if all(free(base + step) for step in range(5)))
 print(*(first + step for step in range(5)))
 PY
 )
@@ -132,21 +133,21 @@ YAML
 ( umask 077; cat > "$STATE/vars.yml" <<YAML
 redis_split_source: {host: 127.0.0.1, port: $p_source, password: "$password"}
 redis_split_purposes:
-  - {name: sessions, database: 0, port: $p_sessions, profile: sessions, maxmemory: 512mb}
-  - {name: pipeline, database: 5, port: $p_pipeline, profile: queue, maxmemory: 1gb}
-  - {name: cache, database: 10, port: $p_cache, profile: cache, maxmemory: 2gb}
+  - {name: sessions$TAG, database: 0, port: $p_sessions, profile: sessions, maxmemory: 512mb}
+  - {name: pipeline$TAG, database: 5, port: $p_pipeline, profile: queue, maxmemory: 1gb}
+  - {name: cache$TAG, database: 10, port: $p_cache, profile: cache, maxmemory: 2gb}
 redis_split_apps:
   - name: shop
     files:
       - path: $STATE/shop.env
         set:
-          SESSION_URL: sessions
-          CACHE_URL: cache
-          QUEUE_HOST: pipeline.host
-          QUEUE_PORT: pipeline.port
-          QUEUE_DB: pipeline.database
-          QUEUE_USER: pipeline.user
-          QUEUE_PASSWORD: pipeline.password
+          SESSION_URL: sessions$TAG
+          CACHE_URL: cache$TAG
+          QUEUE_HOST: pipeline$TAG.host
+          QUEUE_PORT: pipeline$TAG.port
+          QUEUE_DB: pipeline$TAG.database
+          QUEUE_USER: pipeline$TAG.user
+          QUEUE_PASSWORD: pipeline$TAG.password
     restart: $PWD/$PYTHON $PWD/demo/app.py restart $STATE
     health: $PWD/$PYTHON $PWD/demo/app.py health $STATE
 redis_split_backend: $backend

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -18,7 +19,9 @@ import pytest
 import servers
 
 ROOT = Path(__file__).resolve().parents[2]
-PURPOSES = ("sessions", "pipeline", "cache")
+#: Names and ports of its own: another run of the tests, or a newcomer's demo, may be on this machine.
+TAG = f"{random.randrange(10**6)}"
+PURPOSES = tuple(kind + TAG for kind in ("sessions", "pipeline", "cache"))
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
 
@@ -44,7 +47,7 @@ def left(place: Path) -> dict[str, object]:
     )
     return {
         "processes": processes,
-        "containers and volumes": re.findall(rf".*untangle-(?:{names}|demo)(?:_data)?(?![\w-]).*", there),
+        "containers and volumes": re.findall(rf".*untangle-(?:{names}|demo-source{TAG})(?:_data)?(?![\w-]).*", there),
         "files": place.exists(),
     }
 
@@ -54,8 +57,6 @@ def place() -> Iterator[Path]:
     # root runs the servers as another user, who has to get through
     made = Path(tempfile.mkdtemp(prefix="ut-demo-", dir="/tmp"))
     made.chmod(0o711)
-    if left(made / "demo")["containers and volumes"]:
-        pytest.skip("a demo, or a split with the same names, is on this machine already")
     yield made / "demo"
     make("demo-clean", made / "demo", "")
     shutil.rmtree(made, ignore_errors=True)
@@ -73,7 +74,15 @@ def make(target: str, place: Path, backend: str) -> str:
     run = subprocess.run(
         ["make", "--no-print-directory", target],
         cwd=ROOT,
-        env={**os.environ, "PATH": path, "DEMO_DIR": str(place), "DEMO_BACKEND": backend},
+        env={
+            **os.environ,
+            "PATH": path,
+            "DEMO_DIR": str(place),
+            "DEMO_BACKEND": backend,
+            "DEMO_TAG": TAG,
+            # below those of the tests' servers
+            "DEMO_PORT": str(10000 + int(TAG) % 90 * 100),
+        },
         capture_output=True,
         text=True,
         check=False,
