@@ -51,6 +51,10 @@ setup-dev: $(DEV) ## add the test tools to .venv
 testbed: ## Docker, images and test servers on this machine (root or sudo)
 	@tests/testbed/up.sh
 
+.PHONY: testbed-clean
+testbed-clean: ## take the test bed's images and servers away again
+	@tests/testbed/up.sh down
+
 unit: $(DEV) ## unit tests, no server needed
 	$(PYTEST) tests/unit
 

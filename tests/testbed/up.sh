@@ -6,6 +6,7 @@
 #   up.sh images     images under the names that a registry would give them: redis, valkey/valkey, nginx, httpd, php, mariadb, njoy/managed-host, prom/prometheus, prom/node-exporter, oliver006/redis_exporter
 #   up.sh versions   images of the oldest and the newest server as well: redis:6.0, valkey/valkey:9.1
 #   up.sh            servers, engine, plugins, images
+#   up.sh down       takes the images and the server binaries away that were made here; packages stay
 # REBUILD=1 makes images and binaries again. Everything comes from Debian packages, at the addresses of this machine's
 # own apt configuration; no container registry is asked.
 set -euo pipefail
@@ -97,8 +98,10 @@ servers() {
 
 engine() {
     local pid=
+    # the tests call these
+    need iproute2 procps iptables curl openssl ca-certificates
     docker info >/dev/null 2>&1 && { log "a Docker engine answers"; return; }
-    need docker.io iptables ca-certificates
+    need docker.io
     if [ -d /run/systemd/system ]; then
         systemctl start docker || die "the Docker engine did not start: systemctl status docker"
     else
@@ -135,6 +138,8 @@ plugins() {
     log "$(docker compose version)"
 }
 
+# what is built here says so, with the names that it was given: official ones, which mean other images elsewhere
+label=njoy.untangle.testbed
 have() { [ -z "${REBUILD:-}" ] && docker image inspect "$1" >/dev/null 2>&1; }
 
 base() { # SUITE: debian:SUITE-slim out of packages
@@ -154,7 +159,7 @@ base() { # SUITE: debian:SUITE-slim out of packages
     printf '#!/bin/sh\nexit 101\n' > "$dir/add/usr/sbin/policy-rc.d"
     chmod 0755 "$dir/add/usr/sbin/policy-rc.d"
     tar --append --owner=0 --group=0 -C "$dir/add" -f "$dir/root.tar" ./usr/sbin/policy-rc.d
-    docker import -c 'CMD ["bash"]' -c 'ENV DEBIAN_FRONTEND=noninteractive' "$dir/root.tar" "$tag" >/dev/null
+    docker import -c 'CMD ["bash"]' -c 'ENV DEBIAN_FRONTEND=noninteractive' -c "LABEL $label=$tag" "$dir/root.tar" "$tag" >/dev/null
     rm -rf "$dir"
     log "built $tag"
 }
@@ -164,7 +169,7 @@ image() { # DIRECTORY BUILD-ARGUMENT... -- TAG...
     while [ "$1" != -- ]; do arguments+=(--build-arg "$1"); shift; done; shift
     have "$1" && return
     out=$(mktemp)
-    docker build -q --network host "${arguments[@]}" -t "$1" "$here/images/$dir" > "$out" 2>&1 \
+    docker build -q --network host "${arguments[@]}" --label "$label=$*" -t "$1" "$here/images/$dir" > "$out" 2>&1 \
         || { tail -30 "$out" >&2; rm -f "$out"; die "could not build $1 (see above)"; }
     rm -f "$out"
     for tag in "${@:2}"; do docker tag "$1" "$tag"; done
@@ -208,6 +213,17 @@ versions() {
     image server BASE=debian:forky-slim ENGINE=valkey -- valkey/valkey:9.1 valkey/valkey:9
 }
 
+down() {
+    local id tag
+    while read -r id; do
+        for tag in $(docker image inspect -f "{{ index .Config.Labels \"$label\" }}" "$id"); do
+            # what somebody built on one of them has its label too
+            if [ "$(docker image inspect -f '{{.Id}}' "$tag" 2>/dev/null)" = "$id" ]; then docker rmi "$tag" >/dev/null; fi
+        done
+    done < <(docker image ls -q --no-trunc --filter "label=$label" 2>/dev/null | sort -u)
+    rm -rf "$state/rootfs"
+}
+
 mkdir -p "$state"
 chmod 0755 "$state"
 # two runs at once would unpack over each other
@@ -217,8 +233,8 @@ rm -rf "$state"/tmp.* "$state"/rootfs/tmp.*   # left by a run that was broken of
 [ $# -gt 0 ] || set -- servers engine plugins images
 for stage in "$@"; do
     case "$stage" in
-        servers | engine | plugins | images | versions) "$stage" ;;
-        *) die "usage: $0 [servers] [engine] [plugins] [images] [versions]" ;;
+        servers | engine | plugins | images | versions | down) "$stage" ;;
+        *) die "usage: $0 [servers] [engine] [plugins] [images] [versions] | down" ;;
     esac
 done
 log "done: $*"
