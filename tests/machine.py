@@ -79,17 +79,19 @@ def build(image: str, dockerfile: str) -> None:
 @contextlib.contextmanager
 def machine_with_systemd(name: str) -> Iterator[Callable[..., str]]:
     """A container in which systemd is PID 1, as a function that runs commands there."""
-    build("untangle-test-systemd", SYSTEMD)
+    image = f"untangle-test-systemd:{name}"
+    build(image, SYSTEMD)
 
     def there(*words: str) -> str:
         return docker("exec", name, *words).strip()
 
     docker("run", "-d", "--name", name, "--cap-add=SYS_ADMIN", "--security-opt=seccomp=unconfined",
            "--security-opt=apparmor=unconfined", "--tmpfs=/run", "--tmpfs=/run/lock",
-           "--volume=/sys/fs/cgroup/systemd:/sys/fs/cgroup/systemd:rw", "untangle-test-systemd")  # fmt: skip
+           "--volume=/sys/fs/cgroup/systemd:/sys/fs/cgroup/systemd:rw", image)  # fmt: skip
     try:
         if not eventually(lambda: there("systemctl", "is-system-running") in ("running", "degraded", "starting")):
             pytest.skip("systemd does not start in a container here")
         yield there
     finally:
         docker("rm", "-fv", name)
+        docker("rmi", image)
