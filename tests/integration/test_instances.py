@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pwd
+import random
 import re
 import shutil
 import signal
@@ -343,6 +344,8 @@ def test_host(site: Any) -> None:
         admin.function_load(code % json.dumps({"source": "a", "state": "copying"}))
     # a lost password of the engine: that instance has to be started again to know the new one
     (here.secrets_dir / f"{here.queue}.admin").unlink()
+    # and one that is broken off before it has written down what it started finds its own server at the port
+    (here.dir / here.queue / "applied").unlink()
     ids[here.cache] = here.client(here.cache).info("server")["run_id"]
     here.play()
     assert here.run_ids()[here.cache] == ids[here.cache] and here.run_ids()[here.queue] != ids[here.queue]
@@ -362,6 +365,8 @@ def test_compose(site: Any) -> None:
 
     one = json.loads(docker("inspect", f"untangle-{here.queue}"))[0]
     limits = one["HostConfig"]
+    assert limits["Sysctls"] == {"net.core.somaxconn": "4096"}
+    assert docker("exec", f"untangle-{here.queue}", "cat", "/proc/sys/net/core/somaxconn").strip() == "4096"
     assert limits["ReadonlyRootfs"] and limits["CapDrop"] == ["ALL"] and limits["PidsLimit"] == 100
     assert "no-new-privileges:true" in limits["SecurityOpt"] and not limits["Privileged"]
     assert limits["Memory"] == 2 * (64 << 20) + (128 << 20)
@@ -501,6 +506,15 @@ def test_ordinary_user_in_a_container(site: Any) -> None:
             "the image debian:bookworm-slim holds no redis-server or valkey-server",
         ),
         ({"backend": "compose", "DOCKER_HOST": "tcp://127.0.0.1:1"}, "the Docker engine does not answer"),
+        # Debian gives a host its own name this way
+        (
+            {"instances": [["a", "redis1.test", 7000]], "mount": ("/etc/hosts", "127.0.1.1 redis1.test\n")},
+            "purpose a: its address redis1.test is 127.0.1.1 on this host, which no other host can reach",
+        ),
+        (
+            {"host_settings": "set", "mount": ("/proc/sys/vm/overcommit_memory", "0\n")},
+            "redis_instances_host_settings is set, and vm.overcommit_memory cannot be written here",
+        ),
     ],
 )
 @needs_root
@@ -516,6 +530,24 @@ def test_what_stands_in_the_way(question: dict[str, Any], sentence: str, tmp_pat
     assert sentence in " ".join(answer["problems"])
 
 
+@needs_docker
+def test_an_address_that_a_network_gives_away(tmp_path: Path) -> None:
+    name = f"untangle-test-{tmp_path.parent.name}-{os.getpid()}"
+    begin = next(
+        begin
+        for begin in iter(lambda: f"10.{random.randint(100, 250)}.{random.randint(0, 250)}", None)
+        if docker("network", "create", "--subnet", f"{begin}.0/24", name)
+    )
+    try:
+        asked = [["a", f"{begin}.11", 7000], ["b", "fd00::5", 7000]]
+        problems = ask(tmp_path, backend="compose", network=name, instances=asked)["problems"]
+    finally:
+        docker("network", "rm", name)
+    assert len(problems) == 2
+    assert f"purpose a: the network {name} gives {begin}.11 to any container" in problems[0]
+    assert "fd00::5 is an IPv6 address" in problems[1]
+
+
 @needs_root
 def test_a_state_directory_that_was_made_shut_is_opened() -> None:
     with tempfile.TemporaryDirectory(prefix="ut-inst-", dir="/tmp") as state:
@@ -527,16 +559,99 @@ def test_a_state_directory_that_was_made_shut_is_opened() -> None:
 def ask(directory: Path, **question: Any) -> dict[str, Any]:
     asked = {"state": "present", "backend": "host", "dir": str(directory), "secrets_dir": "", "image": "redis:7.0"}
     asked.update({"server": "", "user": "", "tls": {}, "instances": [], **question})
+    place, content = asked.pop("mount", ("", ""))
     environment = {**os.environ, **({"DOCKER_HOST": asked.pop("DOCKER_HOST")} if "DOCKER_HOST" in asked else {})}
     words = ["/usr/bin/python3", str(ROOT / "roles/redis_instances/files/host_facts.py"), json.dumps(asked)]
+    if place:
+        # another file in its place, read-only, for that process alone
+        (directory / "mounted").write_text(content)
+        mount = 'mount --bind "$0" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"'
+        words = ["unshare", "--mount", "sh", "-c", mount, str(directory / "mounted"), place, *words]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-WITH_MODULE = """
+#: As many public images are: they run as a number, and have no /data. Its health check cannot succeed.
+OF_A_NUMBER = """
 FROM redis:7.0
-RUN cd /tmp && apt-get update -q && apt-get download -q redis-redisearch && dpkg -x *.deb / && rm *.deb
+RUN rm -rf /data && ln -sf /bin/false /usr/local/bin/redis-cli
+USER 1001
+"""
+#: The nearest to Alpine: its shell and tools, its redis with group 1000, and nothing else of Debian.
+OF_BUSYBOX = """
+FROM redis:7.0 AS whole
+RUN cd /tmp && apt-get update -q && apt-get download -q busybox-static && dpkg -x *.deb there \\
+ && mkdir -p /new/bin /new/etc /new/data && install -d -m 1777 /new/tmp && cp there/bin/busybox /new/bin/ \\
+ && for applet in $(/new/bin/busybox --list); do [ "$applet" = busybox ] || ln -s busybox "/new/bin/$applet"; done \\
+ && cp -L /usr/bin/redis-server /usr/bin/redis-cli /new/bin/ \\
+ && ldd /usr/bin/redis-server /usr/bin/redis-cli | grep -o '/lib[^ ]*' | sort -u | xargs -I @ cp -L --parents @ /new \\
+ && echo 'root:x:0:0::/root:/bin/sh\\nredis:x:999:1000::/data:/sbin/nologin' > /new/etc/passwd \\
+ && echo 'root:x:0:\\nredis:x:1000:' > /new/etc/group && echo ID=alpine > /new/etc/os-release && chown 999:1000 /new/data
+FROM scratch
+COPY --from=whole /new /
+VOLUME /data
+CMD ["redis-server"]
+"""
+
+
+@slow
+@needs_docker
+@needs_root
+def test_images_of_others(site: Any) -> None:
+    """A first deployment that fails is repeated; servers run as their image's user, and go on as whom their data belong to."""
+    images = [f"untangle-test-{kind}-{os.getpid()}:1" for kind in ("number", "busybox", "empty")]
+    number, busybox, empty = images
+    build(number, OF_A_NUMBER)
+    build(f"{number}0", f"FROM {number}\nUSER 0\nRUN ln -sf /usr/bin/redis-cli /usr/local/bin/redis-cli\nUSER 1001\n")
+    build(busybox, OF_BUSYBOX)
+    build(empty, "FROM scratch\nCOPY Dockerfile /\n")
+    images.append(f"{number}0")
+    here = site("compose", redis_instances_image=number, redis_instances_wait=8)
+    here.purposes.pop()
+
+    def user() -> str:
+        return docker("inspect", "--format", "{{.Config.User}}", f"untangle-{here.queue}").strip()
+
+    try:
+        for image, sentence in ((empty, "has no shell (sh)"), ("debian:bookworm-slim", "holds no redis-server")):
+            assert sentence in ask(here.top, backend="compose", image=image)["problems"][0]
+
+        assert "did not become healthy" in here.play(ok=False)
+        here.variables.update(redis_instances_image=f"{number}0", redis_instances_wait=60)
+        here.play()
+        assert user() == "1001:0"
+        check_running(here)
+        with here.client(here.queue) as client:
+            client.rpush("jobs", "one")
+        here.variables["redis_instances_image"] = busybox
+        here.play()
+        assert user() == "1001:0" and here.client(here.queue).lrange("jobs", 0, -1) == ["one"]
+        # gone but for its data, it has nobody to go on as
+        docker("rm", "-f", f"untangle-{here.queue}")
+        here.play()
+        assert user() == "999:1000" and here.client(here.queue).lrange("jobs", 0, -1) == ["one"]
+        assert here.client(here.queue).bgrewriteaof()
+        check_running(here)
+        here.play()
+        assert here.changed == 0
+        # what is asked of an image before the first change, asked there
+        canary = {"payload_version": 99, "flavour": "redis", "version": "99"}
+        problems = ask(here.top, backend="compose", image=busybox, source=canary)["problems"]
+        assert "does not take the data format of the shared server" in problems[0]
+    finally:
+        here.close()
+        docker("rmi", "-f", *images)
+
+
+WITH_MODULES = """
+FROM redis:7.0
+RUN cd /tmp && apt-get update -q && apt-get download -q redis-redisearch && dpkg -x *.deb / && rm *.deb \\
+ && apt-get install -qy --no-install-recommends tcc && printf '%s\\n' \\
+    'int RedisModule_OnLoad(void **ctx, void **argv, int argc) {' \\
+    '    int (*get)(const char *, void *) = ctx[0]; void (*name)(void *, const char *, int, int);' \\
+    '    get("RedisModule_SetModuleAttribs", &name); name(ctx, "second", 1, 1); return argc != 2; }' > second.c \\
+ && tcc -shared -nostdlib -o /usr/lib/redis/modules/second.so second.c
 ENTRYPOINT ["sh", "-c", "exec redis-server \\"$@\\" --loadmodule $0", "/usr/lib/redis/modules/redisearch.so"]
 CMD []
 """
@@ -547,22 +662,21 @@ CMD []
 def test_modules_of_an_image_are_loaded_when_asked_for(site: Any) -> None:
     """An image whose entrypoint loads one, as that of Redis 8 does."""
     image = f"untangle-test-module-{os.getpid()}"
-    build(f"{image}:1", WITH_MODULE)
+    build(f"{image}:1", WITH_MODULES)
     try:
         loaded = docker("run", "--rm", f"{image}:1", "--version")
         assert loaded.startswith("Redis server v=7.0")
-        where = docker(
-            "run", "--rm", "--entrypoint", "sh", f"{image}:1", "-c", "ls /usr/lib/redis/modules/*.so"
-        ).strip()
+        where = "/usr/lib/redis/modules"
         here = site("compose", redis_instances_image=f"{image}:1")
         here.purposes.pop()
         here.play()
         with here.client(here.queue) as client:
             assert client.module_list() == []
-        here.purposes[0]["settings"] = {"loadmodule": where}
+        # of several a list, with their arguments: the second loads with two of them only
+        here.purposes[0]["settings"] = {"loadmodule": [f"{where}/redisearch.so", f"{where}/second.so a b"]}
         here.play()
         with here.client(here.queue) as client:
-            assert [one["name"] for one in client.module_list()] == ["ft"]
+            assert sorted(one["name"] for one in client.module_list()) == ["ft", "second"]
         here.play()
         assert here.changed == 0
     finally:
@@ -602,7 +716,7 @@ def test_the_kernels_settings(site: Any) -> None:
         "proc/sys/vm/overcommit_memory": "1",
         "proc/sys/net/core/somaxconn": "1024",
         "sys/kernel/mm/transparent_hugepage/enabled": "madvise",
-        "etc/sysctl.d/90-untangle.conf": "vm.overcommit_memory = 1\nnet.core.somaxconn = 1024",
+        "etc/sysctl.d/99-untangle.conf": "vm.overcommit_memory = 1\nnet.core.somaxconn = 1024",
         "etc/tmpfiles.d/untangle.conf": "w /sys/kernel/mm/transparent_hugepage/enabled - - - - madvise",
     }
     said = here.play()
@@ -635,6 +749,8 @@ def test_systemd(site: Any) -> None:
         here.play()
         assert here.changed == 0 and run_id() == first
         here.purposes[0]["settings"] = {"hz": 20}
+        # as after a run that was broken off before it wrote that down
+        there("rm", f"/var/lib/untangle/instances/{here.queue}/applied")
         here.play()
         second = run_id()
         assert second != first

@@ -23,7 +23,7 @@ import sys
 
 ASK_IMAGE = """
 server=$(command -v valkey-server || command -v redis-server) || exit 3
-echo "$server"; echo "${server%server}cli"; "$server" --version; stat -c '%u %g' /data 2>/dev/null || echo '999 999'
+echo "$server"; echo "${server%server}cli"; "$server" --version
 grep NoNewPrivs /proc/self/status
 """
 
@@ -122,7 +122,7 @@ def swarm_of(engine, problems):
 
 
 def server_in_image(image, backend, problems):
-    """The same of an image, and the user that its /data belongs to. Empty where the image is not here yet."""
+    """The same of an image. Empty where the image is not here yet."""
     code, text = run("docker", "version", "--format", "{{.Server.Version}}")
     if code:
         problems.append(
@@ -138,18 +138,20 @@ def server_in_image(image, backend, problems):
         return engine, {}
     code, text = run("docker", "run", "--rm", "--network", "none", "--entrypoint", "sh", image, "-c", ASK_IMAGE)
     lines = text.split("\n")
-    if code or len(lines) < 4 or not version_of(lines[2]):
+    if code in (126, 127):
+        problems.append(
+            "the image %s has no shell (sh), and its health check needs one. Name another in {image}." % image
+        )
+        return engine, {}
+    if code or len(lines) < 3 or not version_of(lines[2]):
         problems.append("the image %s holds no redis-server or valkey-server. Name another in {image}." % image)
         return engine, {}
-    uid, gid = lines[3].split()
-    engine["no_new_privileges"] = lines[4:5] == ["NoNewPrivs:\t1"]
+    engine["no_new_privileges"] = lines[3:4] == ["NoNewPrivs:\t1"]
     return engine, {
         "path": lines[0],
         "cli": lines[1],
         "version": version_of(lines[2]),
         "flavour": "valkey" if "valkey" in lines[0] else "redis",
-        "uid": int(uid) or 999,
-        "gid": int(gid) or 999,
     }
 
 
@@ -255,25 +257,41 @@ def alive(pid, command=None, cwd=None):
         return False
 
 
-def who_listens(port):
-    """` by NAME (pid N)` of the process that listens on a port, where it can be seen."""
+def who_listens(port, pid="[0-9]*", address=""):
+    """The number of the process that listens on a port, at any address or at that one, where it can be seen."""
+    # as /proc has it: words of four bytes, each as a number of this machine
+    packed = ipaddress.ip_address(address.partition("%")[0]).packed if address else b""
+    at = "".join("%08X" % int.from_bytes(packed[i : i + 4], sys.byteorder) for i in range(0, len(packed), 4))
     wanted = set()
     for path in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in read(path).splitlines()[1:]:
             words = line.split()
-            if words[3] == "0A" and int(words[1].rpartition(":")[2], 16) == port:
+            host, _colon, number = words[1].rpartition(":")
+            if words[3] == "0A" and int(number, 16) == port and at in ("", host):
                 wanted.add("socket:[%s]" % words[9])
-    for link in glob.glob("/proc/[0-9]*/fd/*"):
+    for link in glob.glob("/proc/%s/fd/*" % pid):
         try:
             if os.readlink(link) in wanted:
-                pid = link.split("/")[2]
-                return " by %s (pid %s)" % (read("/proc/%s/comm" % pid).strip(), pid)
+                return link.split("/")[2]
         except OSError:
             pass
     return ""
 
 
-def check_listen(one, running_there, everywhere, problems):
+def has_already(name, home, seen, address, port):
+    """Whether what runs of an instance is who listens there. Asked of what runs: a run that broke off has written nothing down."""
+    if seen["backend"] == "swarm":
+        code, text = run(
+            "docker", "service", "inspect", "--format", "{{json .Endpoint.Ports}}", "untangle-%s_server" % name
+        )
+        return not code and any(one.get("PublishedPort") == port for one in json.loads(text) or ())
+    if seen["container"]:
+        return seen["running"] and [address, str(port)] in seen["published"]
+    pid = read(os.path.join(home, "data", "server.pid")).strip()
+    return alive(pid, cwd=os.path.join(home, "data")) and bool(who_listens(port, pid, address))
+
+
+def check_listen(one, home, seen, everywhere, problems):
     """The address as numbers, and whether a server could listen there, or with `everywhere` on all addresses of this host."""
     where = "purpose %s" % one["name"]
     try:
@@ -287,8 +305,16 @@ def check_listen(one, running_there, everywhere, problems):
     # one family is enough: a name with both would need both to be on this host
     family, _kind, _proto, _name, place = found[0]
     address = place[0]
+    if ipaddress.ip_address(address.partition("%")[0]).is_loopback and not re.match(
+        r"(127\.[0-9.]+|::1|localhost)$", one["address"]
+    ):
+        problems.append(
+            "%s: its address %s is %s on this host, which no other host can reach (see /etc/hosts). Give the purpose the IP address "
+            "of this host, or 127.0.0.1 if its applications run here." % (where, one["address"], address)
+        )
+        return address
     wide = [("::" if family == socket.AF_INET6 else "", one["port"])] if everywhere else []
-    for probed in [place, *wide] if not running_there else []:
+    for probed in [place, *wide] if not has_already(one["name"], home, seen, address, one["port"]) else []:
         try:
             with socket.socket(family, socket.SOCK_STREAM) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -296,6 +322,8 @@ def check_listen(one, running_there, everywhere, problems):
                 probe.listen(1)
         except OSError as exc:
             if exc.errno == errno.EADDRINUSE:
+                pid = who_listens(one["port"])
+                by = " by %s (pid %s)" % (read("/proc/%s/comm" % pid).strip(), pid) if pid else ""
                 problems.append(
                     "%s: port %s on %s is in use%s. Choose another port for it in redis_split_purposes, or stop what uses it."
                     % (
@@ -304,7 +332,7 @@ def check_listen(one, running_there, everywhere, problems):
                         address
                         if probed == place
                         else "another address of this host, and Swarm publishes on every one,",
-                        who_listens(one["port"]),
+                        by,
                     )
                 )
             elif exc.errno == errno.EADDRNOTAVAIL:
@@ -322,7 +350,7 @@ def check_listen(one, running_there, everywhere, problems):
 
 
 def network_of(name, problems):
-    """Subnets of a Docker network, and who has which address there."""
+    """Subnets of a Docker network, what it gives away by itself, and who has which address there."""
     code, text = run("docker", "network", "inspect", name)
     if code:
         problems.append(
@@ -331,9 +359,11 @@ def network_of(name, problems):
         )
         return None
     found = json.loads(text)[0]
+    pools = [one for one in (found.get("IPAM") or {}).get("Config") or () if one.get("Subnet")]
     return {
-        "subnets": [one["Subnet"] for one in (found.get("IPAM") or {}).get("Config") or () if one.get("Subnet")],
-        "gateways": [one["Gateway"] for one in (found.get("IPAM") or {}).get("Config") or () if one.get("Gateway")],
+        "subnets": [one["Subnet"] for one in pools],
+        "gateways": [one["Gateway"] for one in pools if one.get("Gateway")],
+        "ranges": [one.get("IPRange") or one["Subnet"] for one in pools],
         "taken": {
             one["IPv4Address"].partition("/")[0]: one["Name"] for one in (found.get("Containers") or {}).values()
         },
@@ -343,9 +373,17 @@ def network_of(name, problems):
 def check_on_network(one, name, network, problems):
     """Whether a purpose can have its address on a network: it is no address of the host."""
     where, address = "purpose %s" % one["name"], one["address"]
+    range_of_it = ""
     try:
         numbers = ipaddress.ip_address(address)
-        inside = numbers.version == 4 and any(
+        if numbers.version == 6:
+            problems.append(
+                "%s: %s is an IPv6 address, and on {network} an instance has an IPv4 one. Give it one."
+                % (where, address)
+            )
+            return address
+        range_of_it = next((text for text in network["ranges"] if numbers in ipaddress.ip_network(text)), "")
+        inside = any(
             numbers in found and numbers not in (found.network_address, found.broadcast_address)
             for found in map(ipaddress.ip_network, network["subnets"])
         )
@@ -360,6 +398,12 @@ def check_on_network(one, name, network, problems):
         problems.append(
             "%s: %s has the address %s on the network %s. Give the purpose another."
             % (where, network["taken"][address], address, name)
+        )
+    elif range_of_it:
+        # While the host starts, whoever comes first would get it.
+        problems.append(
+            "%s: the network %s gives %s to any container that asks for none (its range is %s). Give the purpose an address outside of "
+            "that, or create the network with a smaller --ip-range." % (where, name, address, range_of_it)
         )
     # the next one cannot have it
     network["taken"][address] = "untangle-" + one["name"]
@@ -385,7 +429,7 @@ def kernel_settings(top, backend):
         },
     ]
     if backend == "host":
-        # a container has its own, which is the kernel's default of 4096
+        # a container has its own, and is told
         settings.append(
             {
                 "name": "net.core.somaxconn",
@@ -411,7 +455,7 @@ def kernel_settings(top, backend):
                 "wanted": one["wanted"],
                 "cost": one["cost"],
                 "path": path,
-                "file": top + ("/etc/sysctl.d/90-untangle.conf" if sysctl else "/etc/tmpfiles.d/untangle.conf"),
+                "file": top + ("/etc/sysctl.d/99-untangle.conf" if sysctl else "/etc/tmpfiles.d/untangle.conf"),
                 "line": "%s = %s" % (one["name"], one["wanted"])
                 if sysctl
                 else "w %s - - - - %s" % (one["path"], one["wanted"]),
@@ -483,6 +527,8 @@ def existing(name, home, container, service=None):
         "supervisor": "",
         "server": "",
         "container": False,
+        "published": [],
+        "user": "",
         "applied": {},
     }
     for line in read(os.path.join(home, "applied")).splitlines():
@@ -496,6 +542,9 @@ def existing(name, home, container, service=None):
         )
         found["directory"] = labels.get("njoy.untangle.home" if swarm else "com.docker.compose.project.working_dir", "")
         found["label"] = labels.get("njoy.untangle.config", "")
+        found["user"] = container["Config"]["User"]
+        bindings = (container["HostConfig"]["PortBindings"] or {}).values()
+        found["published"] = [[one["HostIp"], one["HostPort"]] for several in bindings for one in several or ()]
     else:
         for backend, file in (("compose", "compose.yaml"), ("swarm", "stack.yaml")):
             if os.path.exists(os.path.join(home, file)):
@@ -555,9 +604,10 @@ def main():
         answer["engine"], answer["server"] = server_in_image(asked["image"], asked["backend"], problems)
         if swarm and answer["engine"]:
             swarm_of(answer["engine"], problems)
-        uid, gid = answer["server"].get("uid", 999), answer["server"].get("gid", 999)
         # an ordinary user cannot give files away: the container runs as that user
-        answer["run_as"] = {"uid": uid if root else os.getuid(), "gid": gid if root else os.getgid()}
+        answer["run_as"] = (
+            (asked.get("image_user") or {"uid": 999, "gid": 999}) if root else {"uid": os.getuid(), "gid": os.getgid()}
+        )
     elif present:
         answer["server"] = server_on_host(asked["server"], problems)
         answer["run_as"] = run_as(asked["user"], answer["server"].get("flavour", "redis"), problems)
@@ -589,6 +639,14 @@ def main():
         answer["settings"] = kernel_settings(top, asked["backend"])
         if asked.get("host_settings") == "set" and answer["settings"] and not root:
             problems.append("{host_settings} is set, which takes root. Become root, or leave it at report.")
+        elif asked.get("host_settings") == "set":
+            # as in a container of somebody's own
+            problems += [
+                "{host_settings} is set, and %s cannot be written here (%s is read-only). Set it on the machine itself, to %s, or leave "
+                "{host_settings} at report." % (one["name"], one["path"], one["wanted"])
+                for one in answer["settings"]
+                if not os.access(one["path"], os.W_OK)
+            ]
     answer["watched"] = os.path.isdir(os.path.join(os.path.dirname(directory), "monitoring"))
     found = containers([one["name"] for one in asked["instances"]])
     there = services([one["name"] for one in asked["instances"]]) if swarm else {}
@@ -615,21 +673,19 @@ def main():
                 % (where, one["name"], seen["directory"] or "unknown")
             )
         elif present:
+            if root and seen["user"]:
+                # whom its data belong to, whatever a newer image's own user is
+                answer["run_as"] = dict(zip(("uid", "gid"), map(int, seen["user"].split(":"))))
             if seen["backend"] not in ("", asked["backend"]):
                 problems.append(
                     "%s: it runs here already with backend %s, and {backend} is %s. Set that back, or remove the instance first."
                     % (where, seen["backend"], asked["backend"])
                 )
-            listens = "%s:%s" % (one["address"], one["port"])
             if compose and asked.get("network"):
                 seen["bind"] = check_on_network(one, asked["network"], network, problems) if network else ""
                 answer["instances"][one["name"]] = seen
                 continue
-            before = seen["applied"].get("listen", "")
-            # (on a swarm it has the port on every address already)
-            same = before.rpartition(":")[2] == str(one["port"]) if swarm else before == listens
-            running_there = seen["alive"] and same
-            seen["bind"] = check_listen(one, running_there, swarm, problems)
+            seen["bind"] = check_listen(one, home, seen, swarm, problems)
             if swarm and seen["bind"] and ipaddress.ip_address(seen["bind"].partition("%")[0]).is_loopback:
                 problems.append(
                     "%s: its address is %s, and Swarm publishes on every address of a node. Give the purpose the address at which its "
