@@ -9,9 +9,26 @@ export ANSIBLE_COLLECTIONS_PATH=$PWD/.venv/collections
 export ANSIBLE_HOME=$PWD/.cache/ansible-home
 mkdir -p "$ANSIBLE_HOME"
 # names of containers and networks, so that two runs side by side do not meet
-export UNTANGLE_RUN=-$$
-# ports of its own, below those that the kernel hands out
-export UNTANGLE_PORT=$((20000 + $$ * 4 % 12000))
+UNTANGLE_RUN=-$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+# four free ports in a row, below those of the tests' servers
+UNTANGLE_PORT=$(python - <<'PY'
+import random
+import socket
+
+
+def free(port):
+    with socket.socket() as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+print(next(base for base in iter(lambda: random.randrange(19000, 19996), None) if all(free(base + step) for step in range(4))))
+PY
+)
+export UNTANGLE_RUN UNTANGLE_PORT
 docker info >/dev/null 2>&1 || { echo "molecule: no Docker engine answers $(id -un). Run \`make testbed\`; an ordinary user must be in the group docker." >&2; exit 1; }
 [ $# -gt 0 ] || mapfile -t < <(for f in molecule/*/molecule.yml; do [ ! -e "$f" ] || basename "$(dirname "$f")"; done)
 [ $# -gt 0 ] || set -- "${MAPFILE[@]}"
