@@ -25,7 +25,10 @@ from writers import add_user, switch
 import servers
 from ansible_collections.njoy.untangle.plugins.module_utils import engine
 from ansible_collections.njoy.untangle.plugins.module_utils.engine import marks
+from ansible_collections.njoy.untangle.plugins.module_utils.engine.back import Follower
+from ansible_collections.njoy.untangle.plugins.module_utils.engine.live import Work
 from ansible_collections.njoy.untangle.plugins.module_utils.engine.server import Server
+from ansible_collections.njoy.untangle.plugins.module_utils.engine.snapshot import Limits
 from ansible_collections.njoy.untangle.plugins.module_utils.errors import UntangleError
 
 pytestmark = pytest.mark.servers
@@ -119,9 +122,13 @@ def test_a_mirror_that_is_killed_starts_over(written_to, live):
 def test_a_mirror_that_is_stopped_lets_its_targets_go(written_to, live):
     with written_to("redis-7.0") as (rig, _writers):
         split = live(rig)
+        figures = Path(rig.state.directory, "metrics", "mirror.prom")
+        figures.parent.mkdir(parents=True)
         split.call("mirrored")
+        assert until(figures.exists)
+        # as a host that goes down does it: who watches must miss it
         split.stop()
-        assert split.job() is None
+        assert split.job() is None and figures.exists()
         assert Server(rig.target.connection()).info("replication")["role"] == "master"
         assert rig.standing() == "copying"
         # another strategy may take over
@@ -375,6 +382,45 @@ def test_an_old_server_that_lost_what_was_brought_is_compared_anew(split, live):
     assert until(lambda: rig.old().get("k499") == b"new")
     one.call("returned")
     assert rig.old().get("after") == b"1" and rig.old().dbsize() == 1001
+
+
+def test_who_watches_the_way_back_hears_of_it_at_any_time(split):
+    rig = split("redis-7.0")
+    for number in range(3000):
+        rig.old().set(f"k{number}", number)
+    rig.copied()
+    rig.cut_over(writers_stopped=True)
+    said: list[float] = []
+    follower = Follower(
+        rig.routes[0], rig.engine_source, Limits(), lambda: said.append(follower.facts()["lag_seconds"])
+    )
+    while not follower.feed.attached:
+        follower.step()
+    said.clear()
+    follower.step()
+    # while it compared, and not only when it was done
+    assert not follower.everything and len(said) > 5
+    rig.source.kill()
+    # more than are brought at once
+    with rig.new().pipeline() as many:
+        for number in range(600):
+            many.set(f"k{number}", "new")
+        many.execute()
+    assert until(lambda: follower.step() or follower.away)  # type: ignore[func-returns-value]
+    time.sleep(0.5)
+    # a batch that could not be brought keeps its time, and its place
+    assert follower.facts()["lag_seconds"] >= 0.5 and next(iter(follower.dirty)) == b"k0"
+    rig.source.start()
+    assert until(lambda: follower.step() or not (follower.dirty or follower.away))  # type: ignore[func-returns-value]
+    assert follower.facts()["lag_seconds"] == 0
+    follower.close()
+    # and while a return compares everything
+    figures = Path(rig.state.directory, "metrics", "mirror.prom")
+    figures.parent.mkdir()
+    admin, desk = rig.engine_source(), engine.desk.Desk(rig.state.directory)
+    work = Work(rig.login, admin, admin, rig.routes, rig.state, "a test", rigs.silent, Limits(), desk, 0)
+    work._returned({"purposes": [rig.purpose]})
+    assert figures.exists()
 
 
 def test_a_target_that_hides_what_it_refuses_is_no_target(split, live):

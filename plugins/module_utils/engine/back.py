@@ -11,6 +11,7 @@ whole, which is right whatever the old database holds.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 import typing as t
 
@@ -45,14 +46,21 @@ def _at_once(server: Server) -> t.Iterator[None]:
 class Follower:
     """One purpose on its way back. ``step`` often; ``drain`` when its writers are shut out."""
 
-    def __init__(self, route: Route, log_in: t.Callable[[], Server], limits: Limits) -> None:
-        #: ``log_in`` opens the old database: a server that was restarted may know our user no longer.
-        self.route, self._log_in, self.limits = route, log_in, limits
+    def __init__(
+        self,
+        route: Route,
+        log_in: t.Callable[[], Server],
+        limits: Limits,
+        alive: t.Callable[[], None] = lambda: None,
+    ) -> None:
+        #: ``log_in`` opens the old database: a server that was restarted may know our user no longer. ``alive`` is called often,
+        #: in long work too.
+        self.route, self._log_in, self.limits, self._alive = route, log_in, limits, alive
         self.old = log_in()
         self.new = route.open()
         self.feed = Feed(self.new, "untangle-back")
-        #: Keys written since they were brought, in order.
-        self.dirty: dict[bytes, None] = {}
+        #: Keys written since they were brought, in order, and when (monotonic).
+        self.dirty: dict[bytes, float] = {}
         #: Whether the feed cannot tell what was written: then all is compared.
         self.everything = True
         self.away: str | None = None
@@ -110,11 +118,13 @@ class Follower:
 
     def read(self) -> None:
         """What was written since: which keys. Raises ConnectionError where the feed is cut off."""
+        self._alive()
         try:
             units = self.feed.read()
         except ConnectionError:
             self.feed.detach()
             raise
+        now = time.monotonic()
         for unit in units:
             for database, words in unit.commands:
                 effect = commands.effect(words, self._dialect)
@@ -124,9 +134,10 @@ class Follower:
                     self.everything = True
                 for number, key in effect.elsewhere:
                     if number == self.route.target_database and effect.how != "swap":
-                        self.dirty[key] = None
+                        self.dirty.setdefault(key, now)
                 if database == self.route.target_database:
-                    self.dirty.update(dict.fromkeys(effect.writes))
+                    for key in effect.writes:
+                        self.dirty.setdefault(key, now)
         if time.monotonic() - self._acknowledged > 0.5:
             self._acknowledged = time.monotonic()
             self.feed.acknowledge(self.feed.position)
@@ -149,7 +160,10 @@ class Follower:
         except BaseException:
             self.everything = True
             raise
-        self.dirty.update(dict.fromkeys(found))
+        # Since when they differ nobody knows; those that were written meanwhile keep their time, and their place.
+        now = time.monotonic()
+        for key in found:
+            self.dirty.setdefault(key, now)
 
     def _demand_serving(self) -> None:
         """An instance that has lost its data, as a cache does when it restarts, must not take the old database with it."""
@@ -171,16 +185,14 @@ class Follower:
         comparer = Comparer(self.new, self.old, self.limits, repair=True)
         comparer.older = self._older
         while count > 0 and self.dirty and not self.everything:
-            batch = [key for key, _n in zip(self.dirty, range(min(count, _BATCH)))]
+            # Before they are read: what comes of one from here on makes it dirty again.
+            batch = {key: self.dirty.pop(key) for key in list(itertools.islice(self.dirty, min(count, _BATCH)))}
             count -= len(batch)
-            for key in batch:
-                # Before it is read: what comes of it from here on makes it dirty again.
-                del self.dirty[key]
             try:
                 self._demand_same()
-                comparer.bring(batch)
+                comparer.bring(list(batch))
             except BaseException:
-                self.dirty.update(dict.fromkeys(batch))
+                self.dirty = {**batch, **self.dirty}
                 raise
             self._older = comparer.older
             self.brought += len(batch)
@@ -212,6 +224,7 @@ class Follower:
             "keys_total": self.brought + len(self.dirty),
             "bytes": 0,
             "dirty": len(self.dirty),
+            "lag_seconds": round(time.monotonic() - next(iter(self.dirty.values())), 1) if self.dirty else 0.0,
             "away": self.away,
         }
 

@@ -186,32 +186,40 @@ class Work:
         for one in (self.mirror, *self.followers.values()):
             if one is not None:
                 one.close()
-        # One that failed stays in the figures, as one that says nothing any more.
-        if not isinstance(sys.exc_info()[1], Exception):
+        # One that failed, or whose host goes down, stays in the figures as one that says nothing any more. Who has it stopped
+        # takes them away afterwards.
+        if sys.exc_info()[0] is None:
             self.metrics.forget()
 
     def follow_back(self, route: Route) -> None:
         def log_in() -> Server:
             return own_login(Server(self.source_options, route.database), self.state)
 
-        self.followers[route.purpose] = Follower(route, log_in, self.limits)
+        self.followers[route.purpose] = Follower(route, log_in, self.limits, self.figures)
 
     # -- what it says -----------------------------------------------------------------------------------------------------
 
+    def facts(self) -> dict[str, t.Any]:
+        everything: dict[str, t.Any] = self.mirror.facts() if self.mirror else {"purposes": {}}
+        everything["purposes"].update({name: follower.facts() for name, follower in self.followers.items()})
+        return everything
+
+    def figures(self) -> None:
+        """For who watches, from the middle of long work too: a mirror that compares is not one that is gone."""
+        self.metrics.write(self.facts)
+
     def tell(self) -> None:
         """Twice a second: where each purpose stands, and what the mirror costs the source."""
+        self.figures()
         if time.monotonic() - self._told < 0.5:
             return
         self._told = time.monotonic()
-        everything: dict[str, t.Any] = self.mirror.facts() if self.mirror else {"purposes": {}}
-        totals = {}
+        everything, totals = self.facts(), {}
         if self.mirror:
             with contextlib.suppress(Away):
                 everything["source_offset"] = self.mirror.source.offset()
                 everything["source_buffer_bytes"] = _buffer(self.mirror)
                 totals = {lane.route.purpose: lane.source.size() for lane in self.mirror.lanes}
-        everything["purposes"].update({name: follower.facts() for name, follower in self.followers.items()})
-        self.metrics.write(everything)
         for name, facts in everything["purposes"].items():
             total = max(facts["keys"], totals.get(name) or facts.get("keys_total") or 0)
             self.report({**facts, "keys_total": total, "mirror": everything})
@@ -335,12 +343,17 @@ class Work:
 
     def _returned(self, request: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         names = request["purposes"]
+
+        def report(facts: dict[str, t.Any]) -> None:
+            self.figures()
+            self.report(facts)
+
         result = cutover.returned(
             self.source_options,
             [route for route in self.routes if route.purpose in names],
             self.state,
             str(request.get("by") or self.by),
-            self.report,
+            report,
             self.limits,
             self.tolerance_ms,
             request.get("accept_loss") or (),

@@ -30,7 +30,7 @@ _HALTED = ("stopped", "waiting for its source", "waiting for its target", "waiti
 
 
 def text(mirror: t.Mapping[str, t.Any], now: float) -> str:
-    """``mirror`` as ``Work.tell`` has it."""
+    """``mirror`` as ``Work.facts`` has it."""
     purposes: t.Mapping[str, t.Mapping[str, t.Any]] = mirror["purposes"]
     lines = list[str]()
     for name, kind, what in PURPOSE:
@@ -63,13 +63,14 @@ class Metrics:
         self.path = os.path.join(state_directory, "metrics", "mirror.prom")
         self._written = 0.0
 
-    def write(self, mirror: t.Mapping[str, t.Any]) -> None:
+    def write(self, facts: t.Callable[[], t.Mapping[str, t.Any]]) -> None:
+        """``facts`` is asked where it is time."""
         if time.monotonic() - self._written < SECONDS or not os.path.isdir(os.path.dirname(self.path)):
             return
         self._written = time.monotonic()
         # A full disk is no reason to end a mirror.
         with contextlib.suppress(OSError):
-            write_atomically(self.path, text(mirror, time.time()), 0o644)
+            write_atomically(self.path, text(facts(), time.time()), 0o644)
 
     def forget(self) -> None:
         """A mirror that was ended is not one that is behind."""

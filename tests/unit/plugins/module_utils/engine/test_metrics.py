@@ -12,13 +12,14 @@ from ansible_collections.njoy.untangle.plugins.module_utils.engine.metrics impor
 FORWARD = {
     "phase": "following", "keys": 9, "dirty": 1, "lag_seconds": 0.5, "lag_bytes": 70, "commands": 5, "starts": 1, "because": None,
 }  # fmt: skip
-BACK = {"phase": "waiting for its server", "keys": 3, "dirty": 0}
+BACK = {"phase": "waiting for its server", "keys": 3, "dirty": 0, "lag_seconds": 2.0}
 
 
 def test_a_line_per_figure_and_purpose():
     lines = text({"purposes": {"cache": FORWARD, 'o"dd': BACK}}, 1000.25).splitlines()
     assert [line for line in lines if not line.startswith("#")] == [
         'untangle_mirror_lag_seconds{purpose="cache"} 0.5',
+        'untangle_mirror_lag_seconds{purpose="o\\"dd"} 2.0',
         'untangle_mirror_lag_bytes{purpose="cache"} 70',
         'untangle_mirror_dirty{purpose="cache"} 1',
         'untangle_mirror_dirty{purpose="o\\"dd"} 0',
@@ -43,13 +44,13 @@ def test_a_mirror_without_its_source_is_halted():
 
 def test_it_is_written_where_somebody_wants_it(tmp_path: Path):
     metrics, file = Metrics(str(tmp_path)), tmp_path / "metrics/mirror.prom"
-    metrics.write({"purposes": {}})
+    metrics.write(lambda: {"purposes": {}})
     metrics.forget()
     assert not file.parent.exists()
     file.parent.mkdir()
-    metrics.write({"purposes": {"cache": FORWARD}})
+    metrics.write(lambda: {"purposes": {"cache": FORWARD}})
     assert file.stat().st_mode & 0o777 == 0o644 and "cache" in file.read_text()
-    metrics.write({"purposes": {}})
+    metrics.write(lambda: {"purposes": {}})
     assert "cache" in file.read_text(), "more than once a second"
     metrics.forget()
     assert not file.exists()
