@@ -345,8 +345,12 @@ def acl_lines(user: str, profile: str, hashes: t.Mapping[str, str], version: Ver
     reset = ["resetkeys", "resetchannels"] if channels else ["resetkeys"]
     watched = []
     if "exporter" in hashes:
-        # what an exporter reads, and no key
-        asked = "+ping +info +config|get +slowlog +latency +client|setname"
+        # what an exporter reads, and no key; before Redis 7.0 the resets of both come with them
+        asked = "+ping +info +config|get +client|setname "
+        if version >= (7, 0):
+            asked += "+slowlog|get +slowlog|len +latency|latest +latency|histogram"
+        else:
+            asked += "+slowlog +latency"
         watched = ["user exporter on #%s %s -@all %s" % (hashes["exporter"], " ".join(reset), asked)]
     return [
         # Nobody logs in as it, and it keeps its rights: a server loads its AOF as this user, and up to Redis 8.0 and Valkey

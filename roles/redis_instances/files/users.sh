@@ -25,8 +25,18 @@ put() {
 
 given=$(cat)
 for kind in app admin health exporter; do
-    case $lines in *"@$kind@"*) ;; *) continue ;; esac
     file=$secrets.$kind
+    case $lines in
+        *"@$kind@"*) ;;
+        *)
+            # nobody has it any more
+            if [ -e "$file" ]; then
+                echo "changed ${file##*/}"
+                [ "$check" = True ] || rm "$file"
+            fi
+            continue
+            ;;
+    esac
     if [ "$kind" = app ] && [ -n "$given" ]; then
         word=$given
     elif [ -s "$file" ]; then

@@ -196,6 +196,15 @@ def test_users_have_hashes_and_nobody_is_default():
     assert "+flushdb" not in profiles.acl_lines("web", "queue", HASHES, (7, 0))[1]
 
 
+def test_an_exporter_reads_and_resets_nothing():
+    hashes = {**HASHES, "exporter": "e" * 64}
+    line = profiles.acl_lines("web", "cache", hashes, (7, 0))[4]
+    assert line.startswith("user exporter on #%s resetkeys resetchannels -@all +ping +info" % hashes["exporter"])
+    assert "+slowlog|get " in line and "+slowlog " not in line + " " and "+latency " not in line + " "
+    # which knows no subcommands of these
+    assert profiles.acl_lines("web", "cache", hashes, (6, 2))[4].endswith(" +slowlog +latency")
+
+
 def test_users_of_redis_6_0_know_no_channels():
     text = "\n".join(profiles.acl_lines("web", "queue", HASHES, (6, 0, 16)))
     assert "&" not in text and "channels" not in text and "+client|setname" in text
