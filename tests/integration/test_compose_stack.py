@@ -425,6 +425,10 @@ def test_a_stack_by_variables(stack: Stack) -> None:
     assert {one for one in left if not one.startswith("releases/")} == {"compose.yaml", "secrets/.key"}
     stack.play(compose_stack_state="absent", compose_stack_volumes=True)
     assert stack.ids() == {} and not (stack.top / "stack").exists()
+    # the same name, and nothing of ours
+    (stack.top / "stack/releases").mkdir(parents=True)
+    stack.play(compose_stack_state="absent", compose_stack_volumes=True)
+    assert (stack.top / "stack/releases").exists()
 
 
 def test_what_cannot_be_deployed_is_refused_whole(stack: Stack) -> None:
