@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import subprocess
 import tempfile
 import time
@@ -44,6 +45,27 @@ def module(name: str, /, *words: str, **arguments: Any) -> dict[str, Any]:
     return found
 
 
+def host_facts(directory: Path, **question: Any) -> dict[str, Any]:
+    """What redis_instances asks its host before the first change, asked directly."""
+    asked = {"state": "present", "backend": "host", "dir": str(directory), "secrets_dir": "", "image": "redis:7.0"}
+    asked.update({"server": "", "user": "", "tls": {}, "instances": [], **question})
+    place, content = asked.pop("mount", ("", ""))
+    environment = {**os.environ, **({"DOCKER_HOST": asked.pop("DOCKER_HOST")} if "DOCKER_HOST" in asked else {})}
+    words = [
+        "/usr/bin/python3",
+        str(Path(__file__).resolve().parents[1] / "roles/redis_instances/files/host_facts.py"),
+        json.dumps(asked),
+    ]
+    if place:
+        # another file in its place, read-only, for that process alone
+        (directory / "mounted").write_text(content)
+        mount = 'mount --bind "$0" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"'
+        words = ["unshare", "--mount", "sh", "-c", mount, str(directory / "mounted"), place, *words]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 def eventually(check: Any, seconds: float = 15) -> Any:
     until = time.monotonic() + seconds
     while True:
@@ -55,6 +77,21 @@ def eventually(check: Any, seconds: float = 15) -> Any:
             pass
         assert time.monotonic() < until, "it did not come true"
         time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def network() -> Iterator[tuple[str, str]]:
+    """A network with a subnet of its own: its name, and how its addresses begin."""
+    while True:
+        begin = f"10.{random.randint(100, 250)}.{random.randint(0, 250)}"
+        name = f"untangle-test-{begin}"
+        addresses = ["--subnet", f"{begin}.0/24", "--ip-range", f"{begin}.128/25", "--gateway", f"{begin}.1"]
+        if docker("network", "create", *addresses, name):
+            break
+    try:
+        yield name, begin
+    finally:
+        docker("network", "rm", name)
 
 
 SYSTEMD = """

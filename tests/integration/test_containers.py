@@ -18,24 +18,10 @@ from typing import Any
 import pytest
 import redis
 from engine import engine_of_ones_own
-from machine import docker, eventually, module, needs_docker
+from machine import docker, eventually, module, needs_docker, network
 from playbook_site import PROFILES, Pusher, Site, differs, needs
 
 pytestmark = [*needs, needs_docker]
-
-
-@contextlib.contextmanager
-def network() -> Iterator[tuple[str, str]]:
-    """A network with a subnet of its own: its name, and how its addresses begin."""
-    while True:
-        begin = f"10.{random.randint(100, 250)}.{random.randint(0, 250)}"
-        name = f"untangle-test-{begin}"
-        if docker("network", "create", "--subnet", f"{begin}.0/24", "--ip-range", f"{begin}.128/25", name):
-            break
-    try:
-        yield name, begin
-    finally:
-        docker("network", "rm", name)
 
 
 @contextlib.contextmanager

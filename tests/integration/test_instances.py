@@ -30,7 +30,7 @@ import cores
 import pytest
 import redis
 import yaml
-from machine import build, docker, eventually, machine_with_systemd, module, needs_docker
+from machine import build, docker, eventually, host_facts, machine_with_systemd, module, needs_docker
 
 import servers
 from ansible_collections.njoy.untangle.plugins.module_utils import plan, profiles
@@ -522,7 +522,7 @@ def test_what_stands_in_the_way(question: dict[str, Any], sentence: str, tmp_pat
     """What the role asks its host before the first change, asked directly."""
     barred = Path(tempfile.mkdtemp(prefix="ut-inst-", dir="/tmp"))
     try:
-        answer = ask(
+        answer = host_facts(
             tmp_path, **{k: v.replace("{barred}", str(barred)) if k == "dir" else v for k, v in question.items()}
         )
     finally:
@@ -540,7 +540,7 @@ def test_an_address_that_a_network_gives_away(tmp_path: Path) -> None:
     )
     try:
         asked = [["a", f"{begin}.11", 7000], ["b", "fd00::5", 7000]]
-        problems = ask(tmp_path, backend="compose", network=name, instances=asked)["problems"]
+        problems = host_facts(tmp_path, backend="compose", network=name, instances=asked)["problems"]
     finally:
         docker("network", "rm", name)
     assert len(problems) == 2
@@ -552,24 +552,8 @@ def test_an_address_that_a_network_gives_away(tmp_path: Path) -> None:
 def test_a_state_directory_that_was_made_shut_is_opened() -> None:
     with tempfile.TemporaryDirectory(prefix="ut-inst-", dir="/tmp") as state:
         (Path(state) / "split.json").touch()
-        answer = ask(Path(state) / "instances")
+        answer = host_facts(Path(state) / "instances")
         assert answer["shut"] == state and answer["problems"] == []
-
-
-def ask(directory: Path, **question: Any) -> dict[str, Any]:
-    asked = {"state": "present", "backend": "host", "dir": str(directory), "secrets_dir": "", "image": "redis:7.0"}
-    asked.update({"server": "", "user": "", "tls": {}, "instances": [], **question})
-    place, content = asked.pop("mount", ("", ""))
-    environment = {**os.environ, **({"DOCKER_HOST": asked.pop("DOCKER_HOST")} if "DOCKER_HOST" in asked else {})}
-    words = ["/usr/bin/python3", str(ROOT / "roles/redis_instances/files/host_facts.py"), json.dumps(asked)]
-    if place:
-        # another file in its place, read-only, for that process alone
-        (directory / "mounted").write_text(content)
-        mount = 'mount --bind "$0" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"'
-        words = ["unshare", "--mount", "sh", "-c", mount, str(directory / "mounted"), place, *words]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 #: As many public images are: they run as a number, and have no /data. Its health check cannot succeed.
@@ -615,7 +599,7 @@ def test_images_of_others(site: Any) -> None:
 
     try:
         for image, sentence in ((empty, "has no shell (sh)"), ("debian:bookworm-slim", "holds no redis-server")):
-            assert sentence in ask(here.top, backend="compose", image=image)["problems"][0]
+            assert sentence in host_facts(here.top, backend="compose", image=image)["problems"][0]
 
         assert "did not become healthy" in here.play(ok=False)
         here.variables.update(redis_instances_image=f"{number}0", redis_instances_wait=60)
@@ -637,7 +621,7 @@ def test_images_of_others(site: Any) -> None:
         assert here.changed == 0
         # what is asked of an image before the first change, asked there
         canary = {"payload_version": 99, "flavour": "redis", "version": "99"}
-        problems = ask(here.top, backend="compose", image=busybox, source=canary)["problems"]
+        problems = host_facts(here.top, backend="compose", image=busybox, source=canary)["problems"]
         assert "does not take the data format of the shared server" in problems[0]
     finally:
         here.close()

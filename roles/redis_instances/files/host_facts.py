@@ -61,7 +61,7 @@ def read(path):
 
 def named(problem, called):
     """A sentence with the variables that its reader knows: `called` has them where another role has ours filled."""
-    for name in ("server", "backend", "image", "user", "tls", "dir", "network", "host_settings"):
+    for name in ("server", "backend", "image", "user", "tls", "dir", "network", "host_settings", "monitoring"):
         problem = problem.replace("{%s}" % name, called.get(name) or "redis_instances_" + name)
     return problem
 
@@ -410,6 +410,100 @@ def check_on_network(one, name, network, problems):
     return address
 
 
+def seconds(text):
+    """How long that is in the words of Prometheus, as far as anybody writes them here; 0 where it is none."""
+    found = re.match(r"(?:(\d+)m)?(?:(\d+)s)?\Z", text)
+    return 60 * int(found.group(1) or 0) + int(found.group(2) or 0) if found else 0
+
+
+def watching(asked, directory, problems):
+    """Whether a stack of ours watches these instances; and what stands in the way of one that is to."""
+    watch, place = asked["watch"], os.path.join(os.path.dirname(directory), "monitoring")
+    there = read(os.path.join(place, "compose.yaml"))
+    ours = there.startswith("# Written by the role njoy.untangle.compose_stack") and (
+        "\nname: %s\n" % watch["name"] in there
+    )
+    if not (ours or watch["wanted"]):
+        return False
+    code, text = run("docker", "ps", "--all", "--filter", "label=com.docker.compose.project=" + watch["name"], "--format",
+                     '{{.State}}|{{.Label "com.docker.compose.service"}}|{{.Label "com.docker.compose.project.working_dir"}}')  # fmt: skip
+    running = [] if code else [line.split("|", 2) for line in text.splitlines()]
+    strangers = sorted({home for _state, _service, home in running} - {place})
+    names = {one["name"] for one in asked["instances"]}
+    seen = set(re.findall(r'^  "exporter-(.*)":$', there, re.MULTILINE)) if ours else set()
+    # of another split with this state directory; a purpose that was removed is nobody's
+    others = sorted(name for name in seen - names if os.path.isdir(os.path.join(directory, name)))
+    if watch["wanted"]:
+        problems += hindrances(asked, place, ours)
+        if strangers or others:
+            problems.append(
+                "%s watches other instances there, %s. Switch {monitoring} off here or there, or let one split have all of them."
+                % (watch["name"], "from " + ", ".join(strangers) if strangers else ", ".join(others))
+            )
+        elif not (ours and '"%s:9090"' % watch["listen"] in there and ["running", "prometheus", place] in running):
+            problems += nobody_listens(watch["listen"])
+    return ours and not strangers and (not seen or bool(seen & names))
+
+
+def hindrances(asked, place, ours):
+    """What a stack that watches would not come up for, or would overwrite."""
+    watch, metrics = asked["watch"], os.path.join(os.path.dirname(place), "metrics")
+    for words in () if asked["backend"] == "compose" else (["docker", "version"], ["docker", "compose", "version"]):
+        code, text = run(*words)
+        if code:
+            yield (
+                "what watches runs in containers, and %s does not answer (%s). Install or start it, or switch {monitoring} off."
+                % (" ".join(words[:-1]), (text.strip().splitlines() or ["no reason given"])[-1])
+            )
+            break
+    # what was begun and broken off has a key already
+    if not (ours or os.path.exists(os.path.join(place, "secrets", ".key"))):
+        strange = [place] if os.path.isdir(place) and os.listdir(place) else []
+        if os.path.isdir(metrics):
+            strange += [
+                os.path.join(metrics, one)
+                for one in sorted(os.listdir(metrics))
+                if not one.startswith((".untangle-", "mirror.prom"))
+            ]
+        if strange:
+            yield (
+                "%s is not ours, and what watches would have its files there. Move it away, set {dir} to another place, or switch "
+                "{monitoring} off." % ", ".join(strange)
+            )
+    for name, most in (("interval", 60), ("patience", 86400)):
+        if not 0 < seconds(watch[name]) <= most:
+            yield (
+                "redis_instances_monitoring_%s is %s. Write it as 15s or 1m30s, and not over %d seconds: alerts look at the last five minutes."
+                % (name, watch[name], most)
+                if name == "interval"
+                else "redis_instances_monitoring_%s is %s. Write it as 30s or 2m." % (name, watch[name])
+            )
+
+
+def nobody_listens(listen):
+    """Where the host is to have Prometheus nothing else may be."""
+    found = re.match(r"(\d+\.\d+\.\d+\.\d+|\[[0-9a-fA-F:]+\]):(\d{1,5})\Z", listen)
+    if not found:
+        yield (
+            "redis_instances_monitoring_listen is %s. Write an IP address and a port, such as 127.0.0.1:9090 or [::1]:9090."
+            % listen
+        )
+        return
+    address, port = found.group(1).strip("[]"), int(found.group(2))
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, port))
+            probe.listen(1)
+    except (OSError, OverflowError) as exc:
+        # a port below 1024 is the engine's to take
+        if getattr(exc, "errno", 0) != errno.EACCES:
+            yield (
+                "redis_instances_monitoring_listen is %s, and nothing can listen there: %s%s. Choose another address or port."
+                % (listen, getattr(exc, "strerror", "") or exc, who_listens(port))
+            )
+
+
 def kernel_settings(top, backend):
     """What the kernel of this host is set to and Redis needs otherwise, with what that costs. ``top`` is / but in tests."""
     settings = [
@@ -590,7 +684,9 @@ def main():
         "instances": {},
         "tls_sha": "",
         "shut": "",
-        # whether a stack of ours watches what is here
+        # seconds that something lasts until it is an alert
+        "patience": seconds((asked.get("watch") or {}).get("patience", "")),
+        # whether a stack of ours watches these instances
         "watched": False,
         "settings": [],
     }
@@ -647,7 +743,6 @@ def main():
                 for one in answer["settings"]
                 if not os.access(one["path"], os.W_OK)
             ]
-    answer["watched"] = os.path.isdir(os.path.join(os.path.dirname(directory), "monitoring"))
     found = containers([one["name"] for one in asked["instances"]])
     there = services([one["name"] for one in asked["instances"]]) if swarm else {}
     if present and not compose and asked.get("network"):
@@ -656,6 +751,7 @@ def main():
             % (asked["network"], asked["backend"])
         )
     network = network_of(asked["network"], problems) if present and compose and asked.get("network") else None
+    answer["watched"] = watching(asked, directory, problems) if asked.get("watch") else False
     for one in asked["instances"]:
         home = os.path.join(directory, one["name"])
         service = there.get(one["name"])
