@@ -86,7 +86,7 @@ class Project:
         compose = self.compose()
         found = [one for service in self.services for one in (*self._configs(service), *self._secrets(service))]
         if self.environment:
-            found.append(File(".env", "".join("%s=%s\n" % (k, _quoted(v)) for k, v in self.environment.items()), 0o640))
+            found.append(File(".env", "".join("%s=%s\n" % (k, quoted(v)) for k, v in self.environment.items()), 0o640))
         found.append(self._rendered(compose))
         self._expect_no_secrets(found)
         if self._problems:
@@ -353,9 +353,24 @@ def _place(service: str, target: str) -> str:
     return "config/%s/%s" % (service, target.strip("/").replace("/", "-") or "root")
 
 
-def _quoted(value: t.Any) -> str:
-    """In single quotes nothing is interpolated."""
-    return "'%s'" % str(value).replace("\\", "\\\\").replace("'", "\\'")
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "$": "\\$", "\n": "\\n", "\r": "\\r"}
+
+
+def quoted(value: t.Any) -> str:
+    """A value as Compose reads it back from .env. In single quotes a value that ends in a backslash cannot be written."""
+    return '"%s"' % "".join(_ESCAPES.get(one, one) for one in str(value))
+
+
+def unquoted(text: str) -> str:
+    """The value that `quoted` was given."""
+    back = {escaped: one for one, escaped in _ESCAPES.items()}
+    return re.sub(r"\\.", lambda found: back.get(found[0], found[0]), text[1:-1])
+
+
+def _json(value: t.Any) -> str:
+    """JSON that is YAML as well, which knows no pairs of surrogates, and takes some characters by their numbers alone."""
+    text = json.dumps(value, ensure_ascii=False)
+    return re.sub("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda found: "\\u%04x" % ord(found[0]), text)
 
 
 def render(compose: t.Mapping[str, t.Any], name: str | None) -> str:
@@ -369,14 +384,14 @@ def render(compose: t.Mapping[str, t.Any], name: str | None) -> str:
     else:
         lines += [
             "# The name is fixed: by default it would be the directory's, and moving that would start a second stack with empty volumes.",
-            "name: %s" % name,
+            "name: %s" % _json(name),
         ]
     for part, entries in compose.items():
         lines.append("%s:" % part)
         for entry, facts in entries.items():
-            lines.append("  %s:%s" % (json.dumps(entry), "" if part == "services" else " " + json.dumps(facts)))
+            lines.append("  %s:%s" % (_json(entry), "" if part == "services" else " " + _json(facts)))
             if part == "services":
-                lines += ["    %s: %s" % (key, json.dumps(value)) for key, value in facts.items()]
+                lines += ["    %s: %s" % (key, _json(value)) for key, value in facts.items()]
     return "\n".join(lines) + "\n"
 
 

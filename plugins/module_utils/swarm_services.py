@@ -13,6 +13,7 @@ import typing as t
 
 from .docker_cli import docker
 from .errors import UntangleError
+from .stacks import unquoted
 from .swarm import Node
 
 Facts = dict[str, t.Any]
@@ -90,8 +91,8 @@ def environment(directory: str) -> dict[str, str]:
     if not os.path.exists(path):
         return {}
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        found = re.findall(r"^([^=\n]+)='((?:[^'\\]|\\.)*)'$", stream.read(), re.MULTILINE)
-    return {name: re.sub(r"\\(.)", r"\1", value) for name, value in found}
+        lines = [line.rstrip("\n").partition("=") for line in stream if "=" in line]
+    return {name: unquoted(value) for name, _equals, value in lines}
 
 
 def expect_read(text: str, directory: str, variables: t.Mapping[str, str]) -> None:

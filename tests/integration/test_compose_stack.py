@@ -21,6 +21,8 @@ import pytest
 from machine import docker, module, needs_docker
 from registry import needs_registry, registry
 
+from ansible_collections.njoy.untangle.plugins.module_utils.stacks import Project
+
 pytestmark = [needs_docker, pytest.mark.timeout(900)]
 PLAY = """
 - name: A stack
@@ -429,6 +431,40 @@ def test_a_stack_by_variables(stack: Stack) -> None:
     (stack.top / "stack/releases").mkdir(parents=True)
     stack.play(compose_stack_state="absent", compose_stack_volumes=True)
     assert (stack.top / "stack/releases").exists()
+
+
+AWKWARD = [
+    "a\\b",
+    "end\\",
+    "it's",
+    'say "hi"',
+    "$HOME ${HOME} $$",
+    "one\ntwo\r\n",
+    "#a # b",
+    " sp ",
+    "\\n",
+    "caf\u00e9 \U0001f6d2",
+    "",
+    "`id`",
+]
+
+
+def test_awkward_values_arrive(tmp_path: Path) -> None:
+    """As Compose itself reads what is written: values of .env, and what stands in compose.yaml."""
+    names = {f"N{number}": value for number, value in enumerate(AWKWARD)}
+    service = {
+        "image": "redis:7.0",
+        "environment": {name: "${%s}" % name for name in names},
+        "labels": {"cart": "\U0001f6d2 \x85"},
+    }
+    files = Project("1e3", {"web": service}, environment=names).files()
+    for one in files:
+        (tmp_path / one.path).write_text(one.content)
+    said = docker("compose", "--project-directory", str(tmp_path), "config", "--format", "json")
+    found = json.loads(said)
+    assert found["name"] == "1e3" and found["services"]["web"]["labels"] == service["labels"]
+    read = found["services"]["web"]["environment"]
+    assert {name: value.replace("$$", "$") for name, value in read.items()} == names
 
 
 def test_what_cannot_be_deployed_is_refused_whole(stack: Stack) -> None:

@@ -15,8 +15,10 @@ from ansible_collections.njoy.untangle.plugins.module_utils.stacks import (
     LABEL,
     SWITCHES,
     Project,
+    quoted,
     stop_seconds,
     touched,
+    unquoted,
 )
 
 WEB = {"image": "nginx:1.22", "healthcheck": {"test": ["CMD", "true"]}}
@@ -111,8 +113,11 @@ def test_files_and_their_labels() -> None:
 
 
 def test_environment_is_taken_literally() -> None:
-    made = project(environment={"A": "it's $5 \\ #"})
-    assert next(one for one in made.files() if one.path == ".env").content == "A='it\\'s $5 \\\\ #'\n"
+    # that Compose reads the same is seen in tests/integration/test_compose_stack.py
+    made = project(environment={"A": "it's $5 \\ #\n"})
+    assert next(one for one in made.files() if one.path == ".env").content == 'A="it\'s \\$5 \\\\ #\\n"\n'
+    for value in ("a\\b", "end\\", "\\n", 'say "$hi"\r\n', "\\\\$x", ""):
+        assert unquoted(quoted(value)) == value and "\n" not in quoted(value)
 
 
 def test_networks() -> None:
