@@ -26,6 +26,8 @@ Service = dict[str, t.Any]
 #: Words of a service that are ours and not Compose's.
 OWN = ("config", "hardening", "data", "build")
 LABEL = "njoy.untangle.file."
+#: The first line of a compose.yaml of ours: whose directory it is.
+MARK = "# Written by the role njoy.untangle.compose_stack; what is changed here is overwritten."
 #: What can be switched off, for a stack or for a service.
 SWITCHES = (
     "user", "capabilities", "privileges", "read_only", "pids", "memory", "cpu", "core", "logs", "stop", "restart", "health",
@@ -378,7 +380,7 @@ def render(compose: t.Mapping[str, t.Any], name: str | None) -> str:
 
     Without a ``name`` it is a stack of Swarm, which is told its name when it is deployed.
     """
-    lines = ["# Written by the role njoy.untangle.compose_stack; what is changed here is overwritten."]
+    lines = [MARK]
     if name is None:
         lines.append('version: "3.9"')
     else:

@@ -114,11 +114,16 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.njoy.untangle.plugins.module_utils.errors import UntangleError
-from ansible_collections.njoy.untangle.plugins.module_utils.stacks import File, Project, touched
+from ansible_collections.njoy.untangle.plugins.module_utils.stacks import MARK, File, Project, touched
 from ansible_collections.njoy.untangle.plugins.module_utils.swarm import Stack
 from ansible_collections.njoy.untangle.plugins.module_utils.swarm_services import expect_read, node
 
 _KEY = "secrets/.key"
+#: What would be overwritten, removed, or read by Compose beside or instead of ours.
+_THEIRS = (
+    ".env", "config", "secrets", "compose.yml", "docker-compose.yml", "docker-compose.yaml",
+    "compose.override.yml", "compose.override.yaml",
+)  # fmt: skip
 _DIRECTORY = 0o711
 
 
@@ -189,11 +194,22 @@ class Place:
     def remove(self, name: str) -> None:
         if self.check:
             return
-        os.unlink(self.path(name))
+        if os.path.lexists(self.path(name)):  # what a broken-off run has left was written since
+            os.unlink(self.path(name))
         above = os.path.dirname(name)
         while above and not os.listdir(self.path(above)):
             os.rmdir(self.path(above))
             above = os.path.dirname(above)
+
+
+def expect_ours(place: Place, name: str) -> None:
+    """A directory that this module has not written, a checkout say, is left alone."""
+    there = [one for one in (name, *_THEIRS) if os.path.lexists(place.path(one))]
+    if there and not place.read(name).startswith(MARK.partition(";")[0]):
+        raise UntangleError(
+            "%s has %s, which this collection did not write. Choose another directory (compose_stack_dir), or move that away. "
+            "Nothing was changed." % (place.directory, ", ".join(there))
+        )
 
 
 def expect_owners(files: t.Iterable[File]) -> None:
@@ -235,6 +251,9 @@ def main() -> None:
                 "%s has it with the other backend already (%s). Remove that stack first (compose_stack_state: absent with the "
                 "compose_stack_backend of then), or choose another directory." % (asked["directory"], other)
             )
+        name = {"compose": "compose.yaml", "swarm": "stack.yaml"}[asked["backend"]]
+        expect_ours(place, name)
+        before = place.read(name)
         # All problems are found before the first file, the key's, is written.
         for wanted in (False, True):
             project = make(
@@ -247,16 +266,18 @@ def main() -> None:
                 expect_read(
                     files[-1].content, place.directory, {name: str(one) for name, one in project.environment.items()}
                 )
+            if not before:
+                # so that a run which is broken off can be run again
+                place.write(File(name, MARK + "\n"))
     except UntangleError as exc:
         module.fail_json(msg="The stack %s: %s" % (asked["project"], exc.message))
-    before = place.read(files[-1].path)
     written = [one for one in files if not place.same(one)]
     removed = place.others(files)
     diff = [
         {
             "before_header": one.path,
             "after_header": one.path,
-            "before": "" if one.secret else place.read(one.path),
+            "before": "" if one.secret else before if one.path == name else place.read(one.path),
             "after": "a secret that is not shown\n" if one.secret else one.content,
         }
         for one in written

@@ -480,6 +480,9 @@ def test_what_cannot_be_deployed_is_refused_whole(stack: Stack) -> None:
     ):
         assert reason in said
     assert not (stack.top / "stack").exists() and SECRET not in said
+    mixed = [{"src": str(stack.top / "redis.conf.j2"), "dest": dest} for dest in ("x/.env", "./config/store/x")]
+    said = stack.play(ok=False, compose_stack_files=mixed)
+    assert "(now x/.env, ./config/store/x) go elsewhere" in said and not (stack.top / "stack").exists()
 
 
 @needs_registry
