@@ -85,6 +85,14 @@ class Project:
             self._refuse("compose_stack_secrets", "has the service %s, which compose_stack_services has not" % service)
         for switch in self.switches.keys() - set(SWITCHES):
             self._refuse("compose_stack_hardening", "has %s, which is none of %s" % (switch, ", ".join(SWITCHES)))
+        places = ["%s.%s" % (service, name) for service, names in self.secrets.items() for name in names]
+        places += [
+            _place(service, one) for service, asked in self.services.items() for one in asked.get("config") or {}
+        ]
+        for place in sorted({one for one in places if places.count(one) > 1}):
+            self._refuse(
+                "the place %s" % place, "would be that of two secrets or directories: call one of them otherwise"
+            )
         compose = self.compose()
         found = [one for service in self.services for one in (*self._configs(service), *self._secrets(service))]
         if self.environment:
@@ -143,7 +151,7 @@ class Project:
             }
         )
         secrets = {
-            "%s_%s" % (service, name): {"file": "./secrets/%s/%s" % (service, name)}
+            "%s.%s" % (service, name): {"file": "./secrets/%s/%s" % (service, name)}
             for service, found in self.secrets.items()
             for name in found
         }
@@ -199,7 +207,7 @@ class Project:
                 made[key] = _joined(made.get(key), value)
         made["volumes"] = self._volumes(name, asked, image, made)
         if self.secrets.get(name):
-            made["secrets"] = [{"source": "%s_%s" % (name, one), "target": one} for one in self.secrets[name]]
+            made["secrets"] = [{"source": "%s.%s" % (name, one), "target": one} for one in self.secrets[name]]
         if self._on(name, "health") and "healthcheck" not in asked and image and not image.get("healthcheck"):
             self._refuse(
                 "service %s" % name, "has no healthcheck, and its image has none: nobody would know whether it serves"

@@ -90,9 +90,9 @@ def test_files_and_their_labels() -> None:
     assert (secret.mode, secret.owner, secret.content) == (0o400, (101, 102), "hunter22")
     assert "hunter22" not in files["compose.yaml"].content
     found = made.compose()
-    assert found["secrets"] == {"web_password": {"file": "./secrets/web/password"}}
+    assert found["secrets"] == {"web.password": {"file": "./secrets/web/password"}}
     one = found["services"]["web"]
-    assert one["secrets"] == [{"source": "web_password", "target": "password"}]
+    assert one["secrets"] == [{"source": "web.password", "target": "password"}]
     assert one["volumes"] == [
         {"type": "bind", "source": "./config/web/etc-nginx-conf.d", "target": "/etc/nginx/conf.d", "read_only": True}
     ]
@@ -110,6 +110,18 @@ def test_files_and_their_labels() -> None:
         "labels"
     ]
     assert with_other_key[LABEL + "secrets/web/password"] != labels[LABEL + "secrets/web/password"]
+
+
+def test_two_secrets_or_directories_have_not_one_place() -> None:
+    names = {"db": {"root_password": "one-word"}, "db_root": {"password": "another-word"}}
+    found = Project("shop", {"db": WEB, "db_root": WEB}, secrets=names).compose()
+    for service, (name,) in (("db", names["db"]), ("db_root", names["db_root"])):
+        (given,) = found["services"][service]["secrets"]
+        assert found["secrets"][given["source"]]["file"] == "./secrets/%s/%s" % (service, name)
+    with pytest.raises(UntangleError, match=r"the place a\.b\.c would be that of two"):
+        Project("shop", {"a.b": WEB, "a": WEB}, secrets={"a.b": {"c": "x"}, "a": {"b.c": "y"}}).files()
+    with pytest.raises(UntangleError, match=r"the place config/web/etc-nginx-conf\.d would be that of two"):
+        project({"config": {"/etc/nginx/conf.d": {"a": "1"}, "/etc/nginx-conf.d": {"b": "2"}}}).files()
 
 
 def test_environment_is_taken_literally() -> None:
