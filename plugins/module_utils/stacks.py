@@ -98,7 +98,7 @@ class Project:
         if self.environment:
             found.append(File(".env", "".join("%s=%s\n" % (k, quoted(v)) for k, v in self.environment.items()), 0o640))
         found.append(self._rendered(compose))
-        self._expect_no_secrets(found)
+        self._expect_no_secrets()
         if self._problems:
             raise UntangleError("%s Nothing was changed." % " ".join(self._problems))
         return found
@@ -122,20 +122,25 @@ class Project:
                 self._refuse("compose_stack_secrets", "%s: %r is no file name" % (service, name))
             yield File("secrets/%s/%s" % (service, name), str(value), 0o400, self._owner(service), secret=True)
 
-    def _expect_no_secrets(self, files: t.Iterable[File]) -> None:
-        """A secret that stands elsewhere too is in `docker inspect`, in a diff and in backups."""
+    def _expect_no_secrets(self) -> None:
+        """A secret that stands elsewhere too is in `docker inspect`, in an image, in a diff and in backups."""
+        places = [
+            ("%s of service %s" % (word, service), texts)
+            for service, asked in self.services.items()
+            for word, texts in ((word, list(_texts(value))) for word, value in asked.items())
+        ]
+        places.append((".env", list(_texts(self.environment))))
+        places.append(("compose_stack_networks", list(_texts(self.networks))))
         for service, secrets in self.secrets.items():
             for name, value in secrets.items():
-                for one in files:
-                    if (
-                        len(value) >= _TELLING
-                        and not one.secret
-                        and (value in one.content or json.dumps(value)[1:-1] in one.content)
-                    ):
+                secret = str(value).strip()
+                for where, texts in places if len(secret) >= _TELLING else ():
+                    # in a text of JSON it is escaped
+                    if any(one in text for text in texts for one in (secret, json.dumps(secret)[1:-1])):
                         self._refuse(
                             "the secret %s of service %s" % (name, service),
-                            "stands in %s too: take it out there, and read it from /run/secrets/%s" % (one.path, name),
-                        )  # fmt: skip
+                            "stands in %s too: take it out there, and read it from /run/secrets/%s" % (where, name),
+                        )
 
     # -- compose.yaml ---------------------------------------------------------------------------------------------------------
 
@@ -302,6 +307,18 @@ class Project:
         for one in self._secrets(service):
             made[LABEL + one.path] = hmac.new(self.key, one.content.encode(), "sha256").hexdigest()[:16]
         return made
+
+
+def _texts(value: t.Any) -> t.Iterator[str]:
+    """Every word in it, names too, as it is given, and as Compose makes it of $$."""
+    if isinstance(value, dict):
+        for name, one in value.items():
+            yield from (*_texts(name), *_texts(one))
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _texts(one)
+    else:
+        yield from {str(value), str(value).replace("$$", "$")}
 
 
 def _joined(ours: t.Any, given: t.Any) -> t.Any:

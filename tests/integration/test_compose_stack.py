@@ -471,11 +471,16 @@ def test_what_cannot_be_deployed_is_refused_whole(stack: Stack) -> None:
     stack.variables.update(described())
     store = stack.variables["compose_stack_services"]["store"]
     store.update(volumes=["/data"], ports=["6379:6379"], environment={"PASSWORD": SECRET})
+    built = f"{stack.name}-built:1"
+    dockerfile = f"ARG BASE\nFROM ${{BASE}}\nRUN echo {SECRET!r}\n"
+    store.update(image=built, build={"base": "redis:7.0", "dockerfile": dockerfile})
     said = stack.play(ok=False)
+    assert docker("image", "inspect", "--format", "{{.Id}}", built).strip() == ""
     for reason in (
         "anonymous volume at /data",
         "on every address of the host",
-        "stands in compose.yaml too",
+        "stands in environment of service store too",
+        "stands in build of service store too",
         "Nothing was changed",
     ):
         assert reason in said

@@ -164,9 +164,6 @@ REFUSED = [
     ({"hardening": {"nonsense": False}}, {}, {}, "has hardening nonsense"),
     ({}, {}, {"switches": {"nonsense": False}}, "compose_stack_hardening has nonsense"),
     ({}, {}, {"secrets": {"other": {"a": "b"}}}, "which compose_stack_services has not"),
-    ({"environment": {"P": "hunter22"}}, {}, {"secrets": {"web": {"p": "hunter22"}}}, "stands in compose.yaml too"),
-    ({"environment": {"P": 'say "hi"'}}, {}, {"secrets": {"web": {"p": 'say "hi"'}}}, "stands in compose.yaml too"),
-    ({}, {}, {"environment": {"P": "hunter22"}, "secrets": {"web": {"p": "hunter22"}}}, "stands in .env too"),
     ({"config": {"/etc/x": {"../y": "z"}}}, {}, {}, "no file name"),
     ({"data": "much"}, {}, {}, "Write a size"),
 ]
@@ -177,6 +174,31 @@ def test_what_is_refused(service: dict[str, Any], facts: dict[str, Any], more: d
     with pytest.raises(UntangleError, match="Nothing was changed") as caught:
         project(service, facts, **more).files()
     assert said in caught.value.message and "hunter22" not in caught.value.message
+
+
+SPOKEN = [
+    ({"environment": {"P": "hunter22"}}, {}, "hunter22", "environment of service web"),
+    ({"environment": ["P=x-hunter22-y"]}, {}, "hunter22\n", "environment of service web"),
+    ({"environment": {"P": "pa$$word1"}}, {}, "pa$word1", "environment of service web"),
+    ({"environment": {"P": 'say "hi"'}}, {}, 'say "hi"', "environment of service web"),
+    ({"environment": {"P": 1234567}}, {}, "1234567", "environment of service web"),
+    ({"labels": {"hunter22": ""}}, {}, "hunter22", "labels of service web"),
+    ({"command": ["sh", "-c", "x hunter22"]}, {}, "hunter22", "command of service web"),
+    ({"image": "there/hunter22:1"}, {}, "hunter22", "image of service web"),
+    ({"build": {"base": "x:1", "dockerfile": "ENV P=hunter22"}}, {}, "hunter22", "build of service web"),
+    ({"config": {"/etc/x": {"a.json": '{"p": "say \\"hi\\""}'}}}, {}, 'say "hi"', "config of service web"),
+    ({}, {"environment": {"P": "it's s3cret\\"}}, "it's s3cret\\", ".env"),
+    ({}, {"networks": {"n": {"driver_opts": {"p": "hunter22"}}}}, "hunter22", "compose_stack_networks"),
+]
+
+
+@pytest.mark.parametrize(("service", "more", "secret", "where"), SPOKEN)
+def test_a_secret_stands_nowhere_else(service: dict[str, Any], more: dict[str, Any], secret: str, where: str) -> None:
+    with pytest.raises(UntangleError, match="Nothing was changed") as caught:
+        project(service, secrets={"web": {"p": secret}}, **more).files()
+    assert f"the secret p of service web stands in {where} too" in caught.value.message
+    assert secret.strip() not in caught.value.message
+    project(service, secrets={"web": {"p": secret[:2] + "another"}}, **more).files()
 
 
 def test_no_health_check() -> None:
