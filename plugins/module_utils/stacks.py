@@ -104,6 +104,10 @@ class Project:
         return found
 
     def _rendered(self, compose: t.Mapping[str, t.Any]) -> File:
+        networks = compose.get("networks") or {}
+        if networks.get("published") == {} and "published" not in self.networks and self.switches.get("networks", True):
+            # who answers may not call
+            networks["published"] = {"driver_opts": {"com.docker.network.bridge.enable_ip_masquerade": "false"}}
         return File("compose.yaml", render(compose, self.name))
 
     def _refuse(self, where: str, what: str) -> None:
@@ -281,14 +285,19 @@ class Project:
         return given
 
     def _networks(self, services: t.Mapping[str, Service]) -> dict[str, t.Any]:
-        """A network per stack that leads nowhere else. Who publishes a port is on one that does as well: the engine wants that."""
+        """A network per stack that leads nowhere else. Who publishes a port is on another as well: on these the engine publishes nothing."""
         found: dict[str, t.Any] = {}
         for name, service in services.items():
             if service.get("network_mode"):
                 continue
             on = self._on(name, "networks")
-            if "networks" not in service and service.get("ports") and on:
-                service["networks"] = ["default", "published"]
+            there = service.get("networks") or ["default"]
+            if service.get("ports") and on and not any(one in self.networks for one in there):
+                service["networks"] = (
+                    {**there, "published": there.get("published")}
+                    if isinstance(there, dict)
+                    else [*(one for one in there if one != "published"), "published"]
+                )
             for network in service.get("networks") or ["default"]:
                 found[network] = (
                     {"internal": True} if on and network != "published" and found.get(network) != {} else {}

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,9 +19,11 @@ from typing import Any
 
 import cores
 import pytest
+from engine import Engine
 from machine import docker, module, needs_docker
 from registry import needs_registry, registry
 
+import servers
 from ansible_collections.njoy.untangle.plugins.module_utils.stacks import Project
 
 pytestmark = [needs_docker, pytest.mark.timeout(900)]
@@ -465,6 +468,39 @@ def test_awkward_values_arrive(tmp_path: Path) -> None:
     assert found["name"] == "1e3" and found["services"]["web"]["labels"] == service["labels"]
     read = found["services"]["web"]["environment"]
     assert {name: value.replace("$$", "$") for name, value in read.items()} == names
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="a network of its own is made by root alone")
+def test_who_answers_does_not_call(stack: Stack) -> None:
+    """A published port is reached at its addresses, from another host too, and behind it nobody gets out."""
+    outside = Engine()
+    outside.lay_out()
+    # as everywhere: others do not know where the engine's own addresses are
+    subprocess.run(["ip", "-n", outside.name, "route", "delete", "default"], check=True)
+    listening = [*outside.inside, sys.executable, "-m", "http.server", "8000"]
+    port = servers.free_port()
+    stack.variables.update(described(), compose_stack_secrets={})
+    other = stack.variables["compose_stack_services"]["other"]
+    other["ports"] = [f"127.0.0.1:{port}:6379", f"{outside.here}:{port}:6379"]
+    other["networks"] = ["front"]
+    stack.variables["compose_stack_services"] = {"other": other}
+    try:
+        with subprocess.Popen(listening, cwd=stack.top, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+            try:
+                stack.play()
+                for before, address in (([], "127.0.0.1"), ([], outside.here), (outside.inside, outside.here)):
+                    words = [*before, "redis-cli", "-h", address, "-p", str(port), "ping"]
+                    said = subprocess.run(words, capture_output=True, text=True, timeout=9, check=True).stdout
+                    assert said == "PONG\n"
+                call = ["timeout", "3", "bash", "-c", f"echo > /dev/tcp/{outside.address}/8000 && echo called"]
+                # as anybody does on a network as the engine makes it
+                assert docker("run", "--rm", "redis:7.0", *call) == "called\n"
+                assert docker("exec", stack.ids()["other"], *call) == ""
+            finally:
+                server.terminate()
+    finally:
+        outside.close()
+        stack.play(compose_stack_state="absent")
 
 
 def test_what_cannot_be_deployed_is_refused_whole(stack: Stack) -> None:

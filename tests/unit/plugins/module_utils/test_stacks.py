@@ -150,6 +150,37 @@ def test_networks() -> None:
     assert "networks" not in open_["services"]["web"] and open_["networks"] == {"data": {}, "out": {"driver": "bridge"}}
 
 
+PORT = {"ports": ["127.0.0.1:8080:80"]}
+
+
+@pytest.mark.parametrize(
+    ("service", "more", "on", "there"),
+    [
+        ({"networks": ["front"]}, {}, ["front", "published"], {"front": {"internal": True}, "published": {}}),
+        ({"networks": ["published", "front"]}, {}, ["front", "published"], {"front": {"internal": True}, "published": {}}),
+        (
+            {"networks": {"front": {"aliases": ["w"]}}}, {},
+            {"front": {"aliases": ["w"]}, "published": None}, {"front": {"internal": True}, "published": {}},
+        ),
+        ({"networks": ["front"]}, {"networks": {"front": {"external": True}}}, ["front"], {"front": {"external": True}}),
+        ({"networks": ["front"]}, {"switches": {"networks": False}}, ["front"], {"front": {}}),
+    ],
+)  # fmt: skip
+def test_what_is_published_is_reached(service: dict[str, Any], more: dict[str, Any], on: Any, there: Any) -> None:
+    """On an internal network the engine publishes nothing."""
+    made = project({**PORT, **service}, **more).compose()
+    assert made["services"]["web"]["networks"] == on and made["networks"] == there
+
+
+def test_who_answers_does_not_call() -> None:
+    def published(**more: Any) -> Any:
+        return yaml.safe_load(project(PORT, **more).files()[-1].content)["networks"].get("published")
+
+    assert published() == {"driver_opts": {"com.docker.network.bridge.enable_ip_masquerade": "false"}}
+    assert published(networks={"published": {}}) == {}
+    assert published(networks={"published": {"driver": "x"}}) == {"driver": "x"}
+
+
 REFUSED = [
     ({"image": "nginx"}, {}, {}, "which says no release"),
     ({"image": "nginx:latest"}, {}, {}, "which says no release"),
