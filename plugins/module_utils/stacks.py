@@ -33,6 +33,7 @@ SWITCHES = (
     "user", "capabilities", "privileges", "read_only", "pids", "memory", "cpu", "core", "logs", "stop", "restart", "health",
     "networks", "pinned", "ports", "volumes",
 )  # fmt: skip
+_TMP = "/tmp:rw,noexec,nosuid,nodev,size=16m,mode=1777"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*\Z")
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "kb": 1 << 10, "m": 1 << 20, "mb": 1 << 20, "g": 1 << 30, "gb": 1 << 30}
 #: Secrets that are shorter stand in too many places by chance.
@@ -201,6 +202,9 @@ class Project:
                 "service %s" % name,
                 "has image %s, which says no release. Write a tag other than latest" % asked["image"],
             )
+        for word, instead in (("secrets", "compose_stack_secrets"), ("configs", "config")):
+            if asked.get(word):
+                self._refuse("service %s" % name, "has %s, and %s is what writes the files of it" % (word, instead))
         made: Service = {"image": image.get("reference") if self._on(name, "pinned") and image else asked.get("image")}
         owner = self._owner(name)
         if owner:
@@ -213,7 +217,7 @@ class Project:
         made.update(self._defaults(name, asked))
         for key, value in asked.items():
             if key not in (*OWN, "image", "user", "labels", "secrets"):
-                made[key] = _joined(made.get(key), value)
+                made[key] = _joined(made.get(key), [value] if key == "tmpfs" and isinstance(value, str) else value)
         made["volumes"] = self._volumes(name, asked, image, made)
         if self.secrets.get(name):
             made["secrets"] = [{"source": "%s.%s" % (name, one), "target": one} for one in self.secrets[name]]
@@ -227,17 +231,19 @@ class Project:
         return {key: value for key, value in made.items() if value not in ([], {}, None)}
 
     def _defaults(self, name: str, asked: t.Mapping[str, t.Any]) -> Service:
-        memory = asked.get("mem_limit", "512m")
+        # the same thing in other words, which Compose refuses where the two differ
+        limits = _inner(asked, "deploy", "resources", "limits")
+        memory = asked.get("mem_limit", limits.get("memory", "512m"))
         wanted: dict[str, Service] = {
             "capabilities": {"cap_drop": ["ALL"]},
             "privileges": {"security_opt": ["no-new-privileges:true"]},
-            "read_only": {"read_only": True, "tmpfs": ["/tmp:rw,noexec,nosuid,nodev,size=16m,mode=1777"]},
-            "pids": {"pids_limit": 200},
+            "read_only": {"read_only": True, "tmpfs": [_TMP]},
+            "pids": {"pids_limit": limits.get("pids", 200)},
             "memory": {"mem_limit": memory, "memswap_limit": memory},
             "cpu": {"cpu_shares": 1024},
             "core": {"ulimits": {"core": 0}},
             "logs": {"logging": {"driver": "local", "options": {"max-size": "10m", "max-file": "3"}}},
-            "stop": {"stop_grace_period": "%ds" % stop_seconds(name, asked.get("data", 0))},
+            "stop": {"stop_grace_period": "%ds" % self._stop_seconds(name)},
             "restart": {"restart": "unless-stopped"},
         }
         made = Service()
@@ -246,17 +252,25 @@ class Project:
                 made.update(lines)
         return made
 
+    def _stop_seconds(self, name: str) -> int:
+        data = self.services[name].get("data", 0)
+        found = stop_seconds(data)
+        if found is None:
+            self._refuse("service %s" % name, "has data: %s. Write a size, such as 2gb" % data)
+        return found or 0
+
     def _volumes(
         self, name: str, asked: t.Mapping[str, t.Any], image: t.Mapping[str, t.Any], made: Service
     ) -> list[Service]:
         volumes = [self._volume(name, one) for one in asked.get("volumes") or ()]
+        places = {_path(one) for one in volumes}
+        if "/tmp" in places:
+            made["tmpfs"] = [one for one in made.get("tmpfs") or () if one != _TMP]
         for target in asked.get("config") or {}:
             volumes.append({"type": "bind", "source": "./" + _place(name, target), "target": target, "read_only": True})
-        tmpfs = made.get("tmpfs") or []
-        covered = {str(one.get("target")) for one in volumes}
-        covered |= {str(one).partition(":")[0] for one in ([tmpfs] if isinstance(tmpfs, str) else tmpfs)}
+        covered = {_path(one) for one in (*volumes, *(made.get("tmpfs") or ()))}
         for path in image.get("volumes") or ():
-            if self._on(name, "volumes") and path not in covered:
+            if self._on(name, "volumes") and _path(path) not in covered:
                 self._refuse(
                     "service %s" % name,
                     "would keep %s in an anonymous volume, which the next container does not get (its image declares it). "
@@ -267,6 +281,10 @@ class Project:
     def _volume(self, name: str, given: t.Any) -> Service:
         """The long form of what a service mounts."""
         made = dict(given) if isinstance(given, dict) else _long_volume(str(given))
+        if "?" in made:
+            self._refuse(
+                "service %s" % name, "mounts %s, and %s is no option of the short form here" % (given, made.pop("?"))
+            )
         if made.get("type") == "volume" and not made.get("source") and self._on(name, "volumes"):
             self._refuse("service %s" % name, "has an anonymous volume at %s. Give it a name" % made.get("target"))
         return made
@@ -333,26 +351,38 @@ def _texts(value: t.Any) -> t.Iterator[str]:
 def _joined(ours: t.Any, given: t.Any) -> t.Any:
     """What a service says beside what it has by default: lists and mappings have both, else its own word counts."""
     if isinstance(ours, list) and isinstance(given, list):
-        places = {str(one).partition(":")[0] for one in given}
-        return [one for one in ours if str(one).partition(":")[0] not in places] + given
+        places = {_path(one) for one in given}
+        return [one for one in ours if _path(one) not in places] + given
     if isinstance(ours, dict) and isinstance(given, dict):
+        if given.get("driver", ours.get("driver")) != ours.get("driver"):
+            return given  # options are a driver's own
         return {**ours, **given}
     return given
 
 
-def stop_seconds(service: str, data: t.Any) -> int:
-    """How long a service may take to write its data when it is told to stop: 20 s per GiB, at least 30 s; 10 s where it has none."""
-    found = re.match(r"(\d+)\s*([a-z]*)\Z", str(data).lower())
+def stop_seconds(data: t.Any) -> int | None:
+    """How long a service may take to write its data when it is told to stop: 20 s per GiB, at least 30 s; 10 s where it has none.
+
+    None for what is no size.
+    """
+    found = re.match(r"(\d+(?:\.\d+)?)\s*([a-z]*)\Z", str(data).lower())
     if not found or found[2] not in _UNITS:
-        raise UntangleError(
-            "service %s has data: %s. Write a size, such as 2gb. Nothing was changed." % (service, data)
-        )
-    size = int(found[1]) * _UNITS[found[2]]
+        return None
+    size = int(float(found[1]) * _UNITS[found[2]])
     return max(30, (20 * size) >> 30) if size else 10
 
 
 def _says_release(image: str) -> bool:
     return "@sha256:" in image or image.rpartition("/")[2].partition(":")[2] not in ("", "latest")
+
+
+#: What the options of the short form are in the long one.
+_OPTIONS: dict[str, Service] = {
+    "": {}, "rw": {}, "ro": {"read_only": True}, "z": {"bind": {"selinux": "z"}}, "Z": {"bind": {"selinux": "Z"}},
+    "nocopy": {"volume": {"nocopy": True}},
+    **{one: {"bind": {"propagation": one}} for one in ("shared", "slave", "private", "rshared", "rslave", "rprivate")},
+    **{one: {"consistency": one} for one in ("consistent", "cached", "delegated")},
+}  # fmt: skip
 
 
 def _long_volume(text: str) -> Service:
@@ -361,22 +391,22 @@ def _long_volume(text: str) -> Service:
         return {"type": "volume", "target": source}
     target, _colon, options = rest.partition(":")
     made: Service = {"type": "bind" if source[:1] in ("/", ".", "~") else "volume", "source": source, "target": target}
-    for word in filter(None, options.split(",")):
-        if word == "ro":
-            made["read_only"] = True
-        elif word in ("z", "Z"):
-            made["bind"] = {**made.get("bind", {}), "selinux": word}
-        elif word.lstrip("r") in ("shared", "slave", "private"):
-            made["bind"] = {**made.get("bind", {}), "propagation": word}
-        elif word == "nocopy":
-            made["volume"] = {"nocopy": True}
-        elif word in ("consistent", "cached", "delegated"):
-            made["consistency"] = word
-        elif word != "rw":
-            raise UntangleError(
-                "the mount %s has %s, which Compose does not know. Take it out. Nothing was changed." % (text, word)
-            )
+    for option in options.split(","):
+        for key, value in _OPTIONS.get(option, {"?": option}).items():
+            made[key] = {**made.get(key, {}), **value} if isinstance(value, dict) else value
     return made
+
+
+def _path(mount: t.Any) -> str:
+    """Where in the container it is."""
+    target = mount.get("target") if isinstance(mount, dict) else str(mount).partition(":")[0]
+    return str(target).rstrip("/") or "/"
+
+
+def _inner(facts: t.Any, *names: str) -> t.Mapping[str, t.Any]:
+    for name in names:
+        facts = facts.get(name) if isinstance(facts, dict) else None
+    return facts if isinstance(facts, dict) else {}
 
 
 def _labels(given: t.Any) -> dict[str, str]:

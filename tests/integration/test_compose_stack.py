@@ -459,6 +459,9 @@ def test_awkward_values_arrive(tmp_path: Path) -> None:
         "image": "redis:7.0",
         "environment": {name: "${%s}" % name for name in names},
         "labels": {"cart": "\U0001f6d2 \x85"},
+        # two words for one thing, which Compose compares
+        "deploy": {"resources": {"limits": {"memory": "1g", "pids": 500}}},
+        "volumes": ["./x:/x:ro,Z"],
     }
     files = Project("1e3", {"web": service}, environment=names).files()
     for one in files:

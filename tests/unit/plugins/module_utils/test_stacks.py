@@ -71,6 +71,29 @@ def test_what_a_service_says_counts() -> None:
     assert found["ulimits"] == {"core": 0, "nofile": 1024}
     assert web({"tmpfs": ["/tmp:size=1g"]})["tmpfs"] == ["/tmp:size=1g"]
     assert web({"user": "33"})["user"] == "33:33"
+    assert web({"tmpfs": "/run"})["tmpfs"] == [*LINES["read_only"]["tmpfs"], "/run"]  # type: ignore[misc]
+    assert web({"volumes": ["scratch:/tmp/"], "tmpfs": ["/run"]})["tmpfs"] == ["/run"]
+    # what the options of one driver are to another
+    assert web({"logging": {"driver": "journald"}})["logging"] == {"driver": "journald"}
+    assert web({"logging": {"options": {"max-size": "1m"}}})["logging"]["driver"] == "local"
+
+
+def test_limits_are_said_once() -> None:
+    """In the two words of Compose for one thing it has to be the same."""
+    found = web({"deploy": {"resources": {"limits": {"memory": "1g", "pids": 500, "cpus": "2"}}}})
+    assert (found["mem_limit"], found["memswap_limit"], found["pids_limit"]) == ("1g", "1g", 500)
+
+
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        ("./x:/x:ro,Z", {"type": "bind", "source": "./x", "target": "/x", "read_only": True, "bind": {"selinux": "Z"}}),
+        ("./x:/x:z", {"type": "bind", "source": "./x", "target": "/x", "bind": {"selinux": "z"}}),
+        ("x:/x:rw,nocopy", {"type": "volume", "source": "x", "target": "/x", "volume": {"nocopy": True}}),
+    ],
+)
+def test_options_of_a_mount_are_kept(text: str, facts: dict[str, Any]) -> None:
+    assert web({"volumes": [text]})["volumes"] == [facts]
 
 
 def test_images_by_digest() -> None:
@@ -197,6 +220,10 @@ REFUSED = [
     ({}, {}, {"secrets": {"other": {"a": "b"}}}, "which compose_stack_services has not"),
     ({"config": {"/etc/x": {"../y": "z"}}}, {}, {}, "no file name"),
     ({"data": "much"}, {}, {}, "Write a size"),
+    ({"data": "much", "ports": ["80"]}, {}, {}, "on every address"),
+    ({"volumes": ["x:/x:shard"]}, {}, {}, "shard is no option of the short form"),
+    ({"secrets": ["other"]}, {}, {}, "has secrets, and compose_stack_secrets"),
+    ({"configs": ["other"]}, {}, {}, "has configs, and config"),
 ]
 
 
@@ -242,7 +269,7 @@ def test_no_health_check() -> None:
 
 ALLOWED = [
     {"ports": ["127.0.0.1:8080:80", "[::1]:81:81/tcp", {"target": 80, "host_ip": "10.0.0.1"}]},
-    {"volumes": ["data:/data", "./x:/x:ro", {"type": "tmpfs", "target": "/y"}]},
+    {"volumes": ["data:/data/", "./x:/x:ro", {"type": "tmpfs", "target": "/y"}]},
 ]
 
 
@@ -275,9 +302,12 @@ def test_every_switch_is_known() -> None:
     assert set(LINES) | {"health", "networks", "pinned", "ports", "volumes"} == set(SWITCHES)
 
 
-@pytest.mark.parametrize(("data", "seconds"), [(0, 10), ("1mb", 30), ("1gb", 30), ("4gb", 80), ("4294967296", 80)])
+@pytest.mark.parametrize(
+    ("data", "seconds"),
+    [(0, 10), ("1mb", 30), ("1gb", 30), ("4gb", 80), ("1.5gb", 30), ("3.5 gb", 70), ("4294967296", 80)],
+)
 def test_stop_grace(data: Any, seconds: int) -> None:
-    assert stop_seconds("db", data) == seconds
+    assert stop_seconds(data) == seconds
 
 
 def test_which_services_are_touched() -> None:
