@@ -33,6 +33,15 @@ SWITCHES = (
     "user", "capabilities", "privileges", "read_only", "pids", "memory", "cpu", "core", "logs", "stop", "restart", "health",
     "networks", "pinned", "ports", "volumes",
 )  # fmt: skip
+#: What words of Compose and ours are, where more is done with them than to hand them on.
+_SHAPES: dict[str, tuple[tuple[type, ...], str]] = {
+    **dict.fromkeys(("config", "hardening", "build", "healthcheck", "logging", "ulimits", "deploy"), ((dict,), "names with values")),
+    **dict.fromkeys(("ports", "volumes", "cap_drop", "cap_add", "security_opt"), ((list, tuple), "a list")),
+    **dict.fromkeys(("labels", "environment", "networks"), ((dict, list, tuple), "a list, or names with values")),
+    "tmpfs": ((list, tuple, str), "a list"),
+    "restart": ((str, bool), "a word"),
+    "user": ((str,), 'text in quotes, "UID:GID", as YAML takes 33:33 for the number 2013'),
+}  # fmt: skip
 _TMP = "/tmp:rw,noexec,nosuid,nodev,size=16m,mode=1777"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*\Z")
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "kb": 1 << 10, "m": 1 << 20, "mb": 1 << 20, "g": 1 << 30, "gb": 1 << 30}
@@ -70,18 +79,26 @@ class Project:
         key: bytes = b"",
     ):
         self.name, self.key = name, key
-        self.services = {str(one): dict(service) for one, service in services.items()}
-        self.secrets = {str(one): dict(found) for one, found in (secrets or {}).items() if found}
-        self.environment = dict(environment or {})
+        self._problems: list[str] = []
+        self.services = {str(one): self._shaped(str(one), service) for one, service in services.items()}
+        self.secrets = {
+            str(one): self._named("compose_stack_secrets", str(one), found)
+            for one, found in (secrets or {}).items()
+            if found
+        }
+        self.environment = self._named("compose_stack_env", ".env", environment or {})
+        for one in self.environment:
+            if not re.match(r"[A-Za-z_]\w*\Z", one, re.ASCII):
+                self._refuse("compose_stack_env", "has %r, which is no name that Compose fills in" % one)
         self.networks = dict(networks or {})
         self.switches = dict(switches or {})
         self.images = images or {}
-        self._problems: list[str] = []
 
     # -- files --------------------------------------------------------------------------------------------------------------
 
     def files(self) -> list[File]:
         """All of them, with compose.yaml last; or all problems at once, before anything is written."""
+        self._settle()
         for service in self.secrets.keys() - self.services.keys():
             self._refuse("compose_stack_secrets", "has the service %s, which compose_stack_services has not" % service)
         for switch in self.switches.keys() - set(SWITCHES):
@@ -100,9 +117,47 @@ class Project:
             found.append(File(".env", "".join("%s=%s\n" % (k, quoted(v)) for k, v in self.environment.items()), 0o640))
         found.append(self._rendered(compose))
         self._expect_no_secrets()
-        if self._problems:
-            raise UntangleError("%s Nothing was changed." % " ".join(self._problems))
+        self._settle()
         return found
+
+    def _settle(self) -> None:
+        if self._problems:
+            raise UntangleError("%s Nothing was changed." % " ".join(dict.fromkeys(self._problems)))
+
+    def _shaped(self, name: str, service: t.Any) -> Service:
+        """A service in whose words there is what they need; what is none is refused."""
+        where, found = "service " + name, Service()
+        if not _NAME.match(name):
+            self._refuse(where, "is no name: letters, digits, _, . and - are")
+        if not isinstance(service, dict):
+            self._refuse(where, "has no lines: it needs an image")
+            return found
+        for word, value in service.items():
+            types, wanted = _SHAPES.get(word, ((object,), ""))
+            if not isinstance(value, types) and value is not None:
+                self._refuse(where, "has %s %s, and that is %s" % (word, value, wanted))
+            elif value is not None:
+                found[word] = value
+        if found.get("restart") in (True, False):
+            found["restart"] = "always" if found["restart"] else "no"  # as YAML reads the word no
+        for target, files in (found.get("config") or {}).items():
+            if not isinstance(files, dict) or not str(target).startswith("/"):
+                self._refuse(
+                    where,
+                    "has config %s, and that is an absolute directory with names of files and their text" % target,
+                )
+        return found
+
+    def _named(self, variable: str, where: str, values: t.Any) -> dict[str, str]:
+        """Names with values; of no value nobody knows what it was to be."""
+        if not isinstance(values, dict):
+            self._refuse(variable, "has no names with values for %s" % where)
+            return {}
+        for name in [name for name, value in values.items() if value is None or isinstance(value, (dict, list))]:
+            self._refuse(variable, "has no text for %s of %s" % (name, where))
+        return {
+            str(name): str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()
+        }
 
     def _rendered(self, compose: t.Mapping[str, t.Any]) -> File:
         networks = compose.get("networks") or {}
@@ -117,7 +172,7 @@ class Project:
     def _configs(self, service: str) -> t.Iterator[File]:
         for target, files in (self.services[service].get("config") or {}).items():
             for name, content in files.items():
-                if not _NAME.match(name) or not isinstance(content, str):
+                if not _NAME.match(str(name)) or not isinstance(content, str):
                     self._refuse("service %s" % service, "config %s: %r is no file name with text" % (target, name))
                 yield File("%s/%s" % (_place(service, target), name), str(content))
 
@@ -178,17 +233,25 @@ class Project:
         return bool(own.get(switch, self.switches.get(switch, True)))
 
     def _owner(self, service: str) -> tuple[int, int] | None:
-        """The user that a container runs as, in numbers. None is root, or not known yet."""
+        """Whom a container runs as, in numbers: its files are theirs. None is root, or not known yet."""
         given = self.services[service].get("user")
         if given is None:
-            user = (self.images.get(service) or {}).get("user") if self._on(service, "user") else None
+            image = self.images.get(service) or {}
+            user = image.get("user")
+            if not self._on(service, "user") and image.get("runs_as_root"):
+                user = None  # without its capabilities root reads its own files alone
             return (int(user["uid"]), int(user["gid"])) if user else None
         uid, _colon, gid = str(given).partition(":")
         if not uid.isdigit() or (gid and not gid.isdigit()):
             self._refuse(
-                "service %s" % service, "has user %s: write numbers, UID:GID, as files are owned by numbers" % given
+                "service %s" % service, 'has user %s: write numbers, "UID:GID", as files are owned by numbers' % given
             )
             return None
+        if not int(uid) and self._on(service, "user"):
+            self._refuse(
+                "service %s" % service,
+                "has user %s, which is root. Set another, or hardening: {user: false}" % given,
+            )
         return int(uid), int(gid or uid)
 
     def _service(self, name: str) -> Service:
@@ -207,12 +270,12 @@ class Project:
                 self._refuse("service %s" % name, "has %s, and %s is what writes the files of it" % (word, instead))
         made: Service = {"image": image.get("reference") if self._on(name, "pinned") and image else asked.get("image")}
         owner = self._owner(name)
-        if owner:
+        if owner and ("user" in asked or self._on(name, "user")):
             made["user"] = "%d:%d" % owner
         elif self._on(name, "user") and image:
             self._refuse(
                 "service %s" % name,
-                "would run as root: its image %s names no other user. Set user: UID:GID, or hardening: {user: false}" % asked.get("image"),
+                "would run as root: its image %s names no other user. Set user: \"UID:GID\", or hardening: {user: false}" % asked.get("image"),
             )  # fmt: skip
         made.update(self._defaults(name, asked))
         for key, value in asked.items():
@@ -221,7 +284,12 @@ class Project:
         made["volumes"] = self._volumes(name, asked, image, made)
         if self.secrets.get(name):
             made["secrets"] = [{"source": "%s.%s" % (name, one), "target": one} for one in self.secrets[name]]
-        if self._on(name, "health") and "healthcheck" not in asked and image and not image.get("healthcheck"):
+        health = asked.get("healthcheck") or {}
+        if self._on(name, "health") and (health.get("disable") or health.get("test") in ("NONE", ["NONE"])):
+            self._refuse(
+                "service %s" % name, "switches its healthcheck off. Say hardening: {health: false} if that is meant"
+            )
+        elif self._on(name, "health") and not health.get("test") and image and not image.get("healthcheck"):
             self._refuse(
                 "service %s" % name, "has no healthcheck, and its image has none: nobody would know whether it serves"
             )

@@ -138,7 +138,7 @@ class Place:
 
     def read(self, name: str) -> str:
         try:
-            with open(self.path(name), encoding="utf-8", errors="surrogateescape") as stream:
+            with open(self.path(name), encoding="utf-8", errors="surrogateescape", newline="") as stream:
                 return stream.read()
         except FileNotFoundError:
             return ""
@@ -174,7 +174,7 @@ class Place:
                 os.chmod(top, 0o755 if one.path.startswith("config/") and top != self.directory else _DIRECTORY)
         part = path + ".part"
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as stream:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
             stream.write(one.content)
         if one.owner is not None:
             os.chown(part, *one.owner)
@@ -214,12 +214,12 @@ def expect_ours(place: Place, name: str) -> None:
 
 def expect_owners(files: t.Iterable[File]) -> None:
     """An ordinary user cannot give files away."""
-    us = os.geteuid()
+    us, ours = os.geteuid(), {os.getegid(), *os.getgroups()}
     for one in files:
-        if us and one.owner is not None and one.owner[0] != us:
+        if us and one.owner is not None and (one.owner[0] != us or one.owner[1] not in ours):
             raise UntangleError(
-                "%s must belong to user %d, and this user (%d) cannot give files away. Deploy with become, or set user: %d:%d for "
-                "the service. Nothing was changed." % (one.path, one.owner[0], us, us, os.getegid())
+                '%s must belong to %d:%d, and this user (%d) cannot give files away. Deploy with become, or set user: "%d:%d" for '
+                "the service. Nothing was changed." % (one.path, *one.owner, us, us, os.getegid())
             )
 
 

@@ -221,6 +221,22 @@ REFUSED = [
     ({"config": {"/etc/x": {"../y": "z"}}}, {}, {}, "no file name"),
     ({"data": "much"}, {}, {}, "Write a size"),
     ({"data": "much", "ports": ["80"]}, {}, {}, "on every address"),
+    ({"user": "0"}, {}, {}, "which is root"),
+    ({"user": "00:101"}, {}, {}, "which is root"),
+    ({"user": 2013}, {}, {}, 'text in quotes, "UID:GID"'),
+    ({"healthcheck": {"disable": True}}, {}, {}, "switches its healthcheck off"),
+    ({"healthcheck": {"test": ["NONE"]}}, {}, {}, "switches its healthcheck off"),
+    ({"healthcheck": {"interval": "5s"}}, {}, {}, "nobody would know"),
+    ({"config": "text"}, {}, {}, "has config text, and that is names with values"),
+    ({"config": {"/etc/x": "text"}}, {}, {}, "has config /etc/x, and that is an absolute directory"),
+    ({"config": {"etc/x": {"a": "b"}}}, {}, {}, "has config etc/x, and that is an absolute directory"),
+    ({"config": {"/etc/x": {1: "text"}}, "restart": 3}, {}, {}, "has restart 3, and that is a word"),
+    ({"ports": "127.0.0.1:80:80"}, {}, {}, "has ports 127.0.0.1:80:80, and that is a list"),
+    ({"hardening": ["user"]}, {}, {}, "has hardening"),
+    ({}, {}, {"environment": {"A": None}}, "compose_stack_env has no text for A"),
+    ({}, {}, {"environment": {"A B": "x"}}, "compose_stack_env has 'A B'"),
+    ({}, {}, {"secrets": {"web": {"a": None}}}, "compose_stack_secrets has no text for a of web"),
+    ({}, {}, {"secrets": {"web": "word"}}, "compose_stack_secrets has no names with values for web"),
     ({"volumes": ["x:/x:shard"]}, {}, {}, "shard is no option of the short form"),
     ({"secrets": ["other"]}, {}, {}, "has secrets, and compose_stack_secrets"),
     ({"configs": ["other"]}, {}, {}, "has configs, and config"),
@@ -257,6 +273,32 @@ def test_a_secret_stands_nowhere_else(service: dict[str, Any], more: dict[str, A
     assert f"the secret p of service web stands in {where} too" in caught.value.message
     assert secret.strip() not in caught.value.message
     project(service, secrets={"web": {"p": secret[:2] + "another"}}, **more).files()
+
+
+def test_words_that_are_no_services() -> None:
+    with pytest.raises(UntangleError, match="service web has no lines"):
+        Project("shop", {"web": None}).files()  # type: ignore[dict-item]
+    with pytest.raises(UntangleError, match=r"service \.\./web is no name"):
+        Project("shop", {"../web": WEB}).files()
+
+
+def test_numbers_are_text_where_text_is_wanted() -> None:
+    made = project(
+        {"restart": False}, secrets={"web": {"pin": 123456}}, environment={"A": True, "B": 5}
+    )  # fmt: skip
+    files = {one.path: one.content for one in made.files()}
+    assert files["secrets/web/pin"] == "123456" and files[".env"] == 'A="true"\nB="5"\n'
+    assert made.compose()["services"]["web"]["restart"] == "no"
+
+
+@pytest.mark.parametrize(("root", "owner"), [(False, (101, 102)), (True, None)])
+def test_a_secret_is_its_readers(root: bool, owner: Any) -> None:
+    """Whoever the image runs as, where nothing else is said; root without its capabilities reads its own files alone."""
+    off = {"hardening": {"user": False}}
+    made = project(off, {"runs_as_root": root}, secrets={"web": {"word": "a secret"}})
+    assert next(one for one in made.files() if one.secret).owner == owner
+    assert "user" not in made.compose()["services"]["web"]
+    assert web({**off, "user": "0"})["user"] == "0:0"
 
 
 def test_no_health_check() -> None:

@@ -78,3 +78,24 @@ def test_what_stands_beside_ours_stays(run, tmp_path):
     assert next(one for one in said["diff"] if one["after_header"] == "compose.yaml")["after"].startswith("# Written")
     assert not run(service, secrets={"web": {"word": "a secret"}})["changed"]
     assert "conf/redis.conf" in tree(tmp_path / "shop")
+
+
+@pytest.mark.parametrize(("user", "refused"), [("12345:12345", False), ("12345:999", True), ("999:12345", True)])
+def test_who_cannot_give_files_away(run, tmp_path, monkeypatch, user, refused):
+    """Before the first of them is written."""
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(os, "getegid", lambda: 12345)
+    monkeypatch.setattr(os, "getgroups", lambda: [12345, 7])
+    monkeypatch.setattr(os, "chown", lambda *_words: None)
+    said = run({"user": user}, secrets={"web": {"word": "a secret"}})
+    assert said.get("failed", False) == refused == (not (tmp_path / "shop").exists())
+    if refused:
+        assert f"must belong to {user}" in said["msg"] and 'user: "12345:12345"' in said["msg"]
+
+
+def test_line_ends_are_kept(run, tmp_path):
+    service, secrets = {"config": {"/etc/x": {"a": "one\r\ntwo\r\n"}}}, {"web": {"key": "BEGIN\r\nkey\r\n"}}
+    assert run(service, secrets=secrets)["changed"]
+    assert tree(tmp_path / "shop")["config/web/etc-x/a"] == b"one\r\ntwo\r\n"
+    assert tree(tmp_path / "shop")["secrets/web/key"] == b"BEGIN\r\nkey\r\n"
+    assert not run(service, secrets=secrets)["changed"]
