@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import hmac
+import ipaddress
 import json
 import re
 import typing as t
@@ -359,24 +360,41 @@ class Project:
 
     def _port(self, name: str, given: t.Any) -> t.Any:
         if isinstance(given, dict):
-            host = given.get("host_ip")
+            host = self._filled(given.get("host_ip") or "")
         else:
-            host = str(given).rpartition("/")[0] or str(given)
-            host = host.rsplit(":", 2)[0] if host.count(":") >= 2 else None
-        if not host and self._on(name, "ports"):
+            # what nobody here can fill in may hold colons of its own
+            parts = re.sub(r"\$\{[^}]*\}", "$", self._filled(given)).rpartition("/")
+            address = (parts[0] or parts[2]).rsplit(":", 2)
+            host = address[0] if len(address) == 3 else ""
+        if self._on(name, "ports") and not _is_address(host):
             self._refuse(
                 "service %s" % name,
-                "publishes %s on every address of the host. Say on which: ADDRESS:PORT:PORT" % given,
+                "publishes %s%s. Say on which address, in numbers: ADDRESS:PORT:PORT"
+                % (given, " on %s" % host if host else " on every address of the host"),
             )
         return given
+
+    def _filled(self, text: t.Any) -> str:
+        """With what compose_stack_env gives."""
+        return re.sub(
+            r"\$(?:(\w+)|\{(\w+)(?::?-[^}]*)?\})",
+            lambda found: self.environment.get(found[1] or found[2], found[0]),
+            str(text),
+        )
 
     def _networks(self, services: t.Mapping[str, Service]) -> dict[str, t.Any]:
         """A network per stack that leads nowhere else. Who publishes a port is on another as well: on these the engine publishes nothing."""
         found: dict[str, t.Any] = {}
         for name, service in services.items():
+            on = self._on(name, "networks")
+            if service.get("network_mode") == "host" and on:
+                self._refuse(
+                    "service %s" % name,
+                    "has network_mode host, in which every port that it opens is one of the host. Publish those that are needed, or set "
+                    "hardening: {networks: false}",
+                )
             if service.get("network_mode"):
                 continue
-            on = self._on(name, "networks")
             there = service.get("networks") or ["default"]
             if service.get("ports") and on and not any(one in self.networks for one in there):
                 service["networks"] = (
@@ -414,6 +432,13 @@ def _texts(value: t.Any) -> t.Iterator[str]:
             yield from _texts(one)
     else:
         yield from {str(value), str(value).replace("$$", "$")}
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(text.strip("[]")))
+    except ValueError:
+        return False
 
 
 def _joined(ours: t.Any, given: t.Any) -> t.Any:

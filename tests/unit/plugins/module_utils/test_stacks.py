@@ -213,6 +213,17 @@ REFUSED = [
     ({"ports": ["8080:80"]}, {}, {}, "on every address"),
     ({"ports": ["80"]}, {}, {}, "on every address"),
     ({"ports": [{"target": 80, "published": "80"}]}, {}, {}, "on every address"),
+    ({"ports": ["${PORT:-8080}:80"]}, {}, {}, "on every address"),
+    ({"ports": ["${BIND:-0.0.0.0}:8080:80"]}, {}, {}, "publishes ${BIND:-0.0.0.0}:8080:80 on $"),
+    ({"ports": ["$BIND:8080:80"]}, {}, {"environment": {"BIND": ""}}, "on every address"),
+    (
+        {"ports": ["somewhere:8080:80"]},
+        {},
+        {},
+        "publishes somewhere:8080:80 on somewhere. Say on which address, in numbers",
+    ),
+    ({"ports": [{"target": 80, "published": "80", "host_ip": "${BIND}"}]}, {}, {}, "on ${BIND}"),
+    ({"network_mode": "host"}, {}, {}, "has network_mode host"),
     ({"volumes": ["/data"]}, {}, {}, "an anonymous volume at /data"),
     ({}, {"volumes": ["/data"]}, {}, "would keep /data in an anonymous volume"),
     ({"hardening": {"nonsense": False}}, {}, {}, "has hardening nonsense"),
@@ -311,13 +322,16 @@ def test_no_health_check() -> None:
 
 ALLOWED = [
     {"ports": ["127.0.0.1:8080:80", "[::1]:81:81/tcp", {"target": 80, "host_ip": "10.0.0.1"}]},
+    {"ports": ["${BIND:-0.0.0.0}:${PORT:-8080}:80", "$BIND::81", {"target": 80, "host_ip": "${BIND}"}, "[::]:82:82"]},
+    {"network_mode": "host", "hardening": {"networks": False}},
+    {"ports": ["8080:80"], "hardening": {"ports": False}},
     {"volumes": ["data:/data/", "./x:/x:ro", {"type": "tmpfs", "target": "/y"}]},
 ]
 
 
 @pytest.mark.parametrize("service", ALLOWED)
 def test_what_is_not_refused(service: dict[str, Any]) -> None:
-    found = project(service, {"volumes": ["/data"] if "volumes" in service else []})
+    found = project(service, {"volumes": ["/data"] if "volumes" in service else []}, environment={"BIND": "10.0.0.5"})
     found.files()
     if "volumes" in service:
         assert found.compose()["volumes"] == {"data": {}}
