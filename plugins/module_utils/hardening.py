@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How a running container stands against the container part of the CIS Docker benchmark, out of what `docker inspect` says. Pure.
 
-Numbers are those of the CIS Docker Benchmark 1.6, chapter 5 (and 4.1). Left out is what no inspection of a container tells: 5.7
-(sshd within), 5.9 (which ports are needed), 5.23 and 5.24 (exec sessions to come).
+Numbers are those of the CIS Docker Benchmark 1.6, chapter 5 (and 4.1). Left out is what no inspection of a container tells: 5.1
+(the engine's swarm mode), 5.7 (sshd within), 5.9 (which ports are needed), 5.23 and 5.24 (exec sessions to come). A tag passes 5.28:
+of an image that no registry gave there is no digest.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def _named(name: str, one: Facts) -> bool:
 
 def _user(one: Facts) -> str | None:
     user = str((one.get("Config") or {}).get("User") or "").partition(":")[0]
-    return None if user not in ("", "0", "root") else "it runs as root"
+    return "it runs as root" if user in ("", "root") or (user.isdigit() and not int(user)) else None
 
 
 def _apparmor(one: Facts) -> str | None:
@@ -114,6 +115,8 @@ def _low_ports(one: Facts) -> str | None:
 
 
 def _everywhere(one: Facts) -> str | None:
+    if _host(one).get("PublishAllPorts"):
+        return "every port of its image is published, on every address"
     wide = [port for address, port in _published(one) if address in ("", "0.0.0.0", "::")]
     return "port %s is published on every address" % ", ".join(wide) if wide else None
 
@@ -162,8 +165,10 @@ def _docker0(one: Facts) -> str | None:
 
 
 def _socket(one: Facts) -> str | None:
-    found = [m for m in one.get("Mounts") or () if str(m.get("Source")).endswith("docker.sock")]
-    return "the engine's socket is mounted" if found else None
+    """Itself, or a directory that it is in."""
+    found = [str(m.get("Source")) for m in one.get("Mounts") or ()]
+    found = [path for path in found if path.endswith("docker.sock") or path in ("/run", "/var/run", "/var")]
+    return "the engine's socket is mounted (%s)" % ", ".join(found) if found else None
 
 
 def _has(name: str, reason: str) -> Judge:
@@ -190,8 +195,8 @@ CHECKS = (
     Check("5.8", "no ports below 1024", "publish a higher port", _low_ports),
     Check("5.10", "a network of its own", "no network_mode: host", _own("NetworkMode", "network")),
     Check("5.11", "a memory limit", "mem_limit", _has("Memory", "no memory limit")),
-    Check("5.12", "a share of the processor", "cpu_shares or cpus", lambda one: (
-        None if _host(one).get("CpuShares") or _host(one).get("NanoCpus") else "no share of the processor")),
+    Check("5.12", "a share of the processor", "cpu_shares, cpus or cpu_quota", lambda one: (
+        None if any(int(_host(one).get(x) or 0) > 0 for x in ("CpuShares", "NanoCpus", "CpuQuota")) else "no share of the processor")),
     Check("5.13", "a root that is read only", "read_only: true", _has("ReadonlyRootfs", "its root can be written to")),
     Check("5.14", "ports on the addresses that are meant", "host_ip of the port", _everywhere),
     Check("5.15", "restarts that end", "restart: on-failure:5", _restart),

@@ -12,11 +12,11 @@ version_added: 1.0.0
 author: the njoy.untangle authors (@njoy)
 description:
   - Compares C(docker inspect) of each container with the container part of the CIS Docker Benchmark 1.6 (4.1 and chapter 5).
-  - Left out is what no inspection tells, 5.7 (sshd within), 5.9 (which ports are needed), 5.23 and 5.24 (exec sessions to come), and what
+  - Left out is what no inspection tells, 5.1 (the engine's swarm mode), 5.7 (sshd within), 5.9 (which ports are needed), 5.23 and 5.24 (exec sessions to come), and what
     the engine's kernel does not have (AppArmor, SELinux).
   - Names what drifted, files that were changed inside a container (C(docker diff)) and, with O(directory), what differs from the release
     that M(njoy.untangle.compose_release) recorded.
-  - Nothing is changed.
+  - A project without a container is an error, since it would have full marks. Nothing is changed.
 options:
   project:
     description: The Compose project whose containers are meant.
@@ -145,6 +145,11 @@ def main() -> None:
             if asked["project"]
             else json.loads(docker("inspect", "--type", "container", *asked["containers"]))
         )
+        if not found:
+            raise UntangleError(
+                "No container of %s is on this host, so there is nothing to judge. Check project, and whether the stack is up."
+                % (asked["project"] or "containers")
+            )
         drift, facts = [], []
         for one in found:
             checks = judged(one, security, exceptions)

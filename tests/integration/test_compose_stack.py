@@ -308,6 +308,8 @@ def test_what_is_judged_and_what_drifts(stack: Stack) -> None:
     assert "service store is gone" in module("container_hardening_info", **asked)["drift"]
     stack.play()
     assert module("container_hardening_info", **asked)["drift"] == []
+    said = module("container_hardening_info", project=stack.name + "x")
+    assert said.get("failed", True) and f"No container of {stack.name}x is on this host" in said["msg"]
     said = module("container_hardening_info", containers=["no-such-container"])
     assert said.get("failed", True) and "no-such-container" in said["msg"]
 

@@ -52,6 +52,7 @@ GOOD = {
 WORSE = [
     ("4.1", "Config.User", ""),
     ("4.1", "Config.User", "0:0"),
+    ("4.1", "Config.User", "00"),
     ("5.2", "AppArmorProfile", "unconfined"),
     ("5.3", "HostConfig.SecurityOpt", ["no-new-privileges", "label=disable"]),
     ("5.4", "HostConfig.CapDrop", ["CHOWN"]),
@@ -66,6 +67,7 @@ WORSE = [
     ("5.13", "HostConfig.ReadonlyRootfs", False),
     ("5.14", "HostConfig.PortBindings", {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}]}),
     ("5.14", "HostConfig.PortBindings", {"80/tcp": [{"HostIp": "", "HostPort": "8080"}]}),
+    ("5.14", "HostConfig.PublishAllPorts", True),
     ("5.15", "HostConfig.RestartPolicy", {"Name": "always", "MaximumRetryCount": 0}),
     ("5.16", "HostConfig.PidMode", "host"),
     ("5.17", "HostConfig.IpcMode", "host"),
@@ -85,6 +87,7 @@ WORSE = [
     ("5.30", "NetworkSettings.Networks", {"bridge": {}}),
     ("5.31", "HostConfig.UsernsMode", "host"),
     ("5.32", "Mounts", [{"Type": "bind", "Source": "/run/docker.sock", "Destination": "/x", "Propagation": ""}]),
+    ("5.32", "Mounts", [{"Type": "bind", "Source": "/var/run", "Destination": "/x", "Propagation": ""}]),
 ]
 
 
@@ -115,6 +118,11 @@ def test_every_check_has_a_case():
 def test_digests_are_releases_as_well():
     for name in ("nginx@sha256:0123", "registry:5000/nginx:1@sha256:0123", "sha256:0123", "registry:5000/nginx:1"):
         assert failed({**GOOD, "Config": {**GOOD["Config"], "Image": name}}) == []
+
+
+def test_a_share_of_the_processor_in_other_words():
+    for word in ("NanoCpus", "CpuQuota"):
+        assert failed({**GOOD, "HostConfig": {**GOOD["HostConfig"], "CpuShares": 0, word: 50000}}) == []
 
 
 def test_an_exception_has_its_reason_and_is_no_failure():
