@@ -554,10 +554,17 @@ def render(compose: t.Mapping[str, t.Any], name: str | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def touched(before: str, after: str) -> list[str]:
-    """The services whose lines differ between two compose.yaml of ours."""
+def touched(before: str, after: str, environment: tuple[str, str] = ("", "")) -> list[str]:
+    """The services whose lines differ between two compose.yaml of ours, or what the lines of .env, before and after, make of them."""
     old, new = _blocks(before), _blocks(after)
-    return sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+    lines = set(environment[0].split("\n")) ^ set(environment[1].split("\n"))
+    names = "|".join(re.escape(line.partition("=")[0]) for line in sorted(lines) if line)
+    filled = re.compile(r"\$\{?(?:%s)\b" % names) if names else None
+    return sorted(
+        name
+        for name in {*old, *new}
+        if old.get(name) != new.get(name) or (filled and filled.search(new[name].replace("$$", "")))
+    )
 
 
 def _blocks(text: str) -> dict[str, str]:

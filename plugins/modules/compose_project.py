@@ -93,7 +93,9 @@ files:
   elements: str
   sample: [compose.yaml, config/web/etc-nginx-conf.d/default.conf]
 services:
-  description: Services that are another now. Compose makes these anew, and no other.
+  description:
+    - Services that are another now. Compose makes these anew, and no other.
+    - A change in the options of a network names none. Compose 2.26 leaves a network as it is until the stack was taken away.
   returned: success
   type: list
   elements: str
@@ -283,6 +285,8 @@ def main() -> None:
         for one in written
     ]
     diff += [{"before_header": name, "after_header": "removed", "before": name + "\n", "after": ""} for name in removed]
+    environment = "".join(one.content for one in files if one.path == ".env")
+    services = touched(before, files[-1].content, (place.read(".env"), environment))
     for one in written:
         place.write(one)
     for name in removed:
@@ -290,7 +294,7 @@ def main() -> None:
     module.exit_json(
         changed=bool(written or removed),
         files=[one.path for one in written] + removed,
-        services=touched(before, files[-1].content),
+        services=services,
         notes=getattr(project, "notes", []),
         diff=diff,
     )

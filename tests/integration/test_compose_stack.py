@@ -155,6 +155,8 @@ def test_releases(stack: Stack) -> None:
 
     # the tag is swapped, as after a pull
     docker("tag", "redis:8.0", stack.image)
+    said = stack.play("--check")
+    assert "would be started" in said and f"{stack.name}-store-1)" in said and stack.ids() == second
     stack.play()
     assert stack.redis("INFO", "server").split("redis_version:")[1].startswith("8.0")
     third = stack.ids()
@@ -294,10 +296,12 @@ def test_what_is_judged_and_what_drifts(stack: Stack) -> None:
     # what nobody asked for in this stack
     assert {"4.1", "5.4", "5.11", "5.12", "5.13", "5.26", "5.29"} <= failed and "5.27" not in failed
     assert found["score"] < found["out_of"] and found["drift"] == []
-    # somebody gets in, somebody edits a file on the host, somebody starts another image
+    # somebody stops a service, somebody gets in, somebody edits a file on the host
+    docker("stop", stack.ids()["other"])
+    said = stack.play("--check")
+    assert "would be started" in said and f"{stack.name}-other-1)" in said and set(stack.ids()) == {"store"}
     docker("exec", stack.ids()["store"], "sh", "-c", "echo x >> /etc/passwd; touch /data/data")
     (stack.top / "stack/store/redis.conf").write_text("maxclients 300\n")
-    docker("stop", stack.ids()["other"])
     drift = module("container_hardening_info", **asked)["drift"]
     assert "store: /etc/passwd was changed inside the container" in drift
     assert "file store/redis.conf differs from the release" in drift

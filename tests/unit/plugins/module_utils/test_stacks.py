@@ -371,3 +371,7 @@ def test_which_services_are_touched() -> None:
     after = Project("shop", {"a": WEB, "b": {**WEB, "cpu_shares": 2}, "d": WEB}).files()[-1].content
     assert touched(before, after) == ["b", "c", "d"]
     assert touched("", after) == ["a", "b", "d"] and touched(after, after) == []
+    words = ("${ONE}", "$ONE", "${ONE:-x}", "$$ONE", "${ONES}", "${TWO}", "ONE")
+    whole = Project("shop", {"s%d" % i: {**WEB, "command": word} for i, word in enumerate(words)}).files()[-1].content
+    assert touched(whole, whole, ('ONE="1"\nTWO="2"\n', 'ONE="3"\nTWO="2"\n')) == ["s0", "s1", "s2"]
+    assert touched(whole, whole, ('TWO="2"\n', "")) == ["s5"]

@@ -99,3 +99,14 @@ def test_line_ends_are_kept(run, tmp_path):
     assert tree(tmp_path / "shop")["config/web/etc-x/a"] == b"one\r\ntwo\r\n"
     assert tree(tmp_path / "shop")["secrets/web/key"] == b"BEGIN\r\nkey\r\n"
     assert not run(service, secrets=secrets)["changed"]
+
+
+def test_what_env_fills_in_is_named(run):
+    service = {"command": "echo ${GREETING}"}
+    run(service, environment={"GREETING": "hello", "OTHER": "x"})
+    said = run(service, environment={"GREETING": "hello", "OTHER": "y"})
+    assert (said["files"], said["services"]) == ([".env"], [])
+    for check in (True, False):
+        said = run(service, environment={"GREETING": "good day", "OTHER": "y"}, check=check)
+        assert (said["files"], said["services"]) == ([".env"], ["web"])
+    assert run(service)["services"] == ["web"]
