@@ -26,9 +26,9 @@ from . import swarm, swarm_services
 from .docker_cli import docker
 from .errors import UntangleError
 from .images import LONG, inspected, parted
+from .stacks import MARK
 
 Facts = dict[str, t.Any]
-_BY_VARIABLES = "# Written by the role njoy.untangle.compose_stack"
 
 
 def now() -> str:
@@ -233,7 +233,7 @@ class Releases:
         for path in (os.path.join(top, name) for top in (here, kept) for name in ("compose.yaml", "stack.yaml")):
             if os.path.isfile(path):
                 with open(path) as stream:
-                    if stream.readline().startswith(_BY_VARIABLES):
+                    if stream.readline().startswith(MARK):
                         break
         else:
             return

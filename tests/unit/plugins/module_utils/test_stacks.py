@@ -350,8 +350,6 @@ def test_the_options_of_a_short_mount_are_kept() -> None:
         {"type": "volume", "source": "data", "target": "/data", "volume": {"nocopy": True}},
         {"type": "bind", "source": "/y", "target": "/y", "consistency": "cached"},
     ]  # fmt: skip
-    with pytest.raises(UntangleError, match="the mount /x:/x:row has row, which Compose does not know"):
-        project({"volumes": ["/x:/x:row"]}).compose()
 
 
 def test_every_switch_is_known() -> None:
