@@ -174,6 +174,14 @@ def test_a_stack(stack: Stack, engine: Engine, monkeypatch: pytest.MonkeyPatch) 
     )
     assert marks["score"] == marks["out_of"] > 40 and marks["drift"] == [], marks
 
+    # a secret is another, and its service
+    before = {name: stack.container(name) for name in services}
+    stack.variables["compose_stack_secrets"] = {"store": {"word": "another secret word"}}
+    stack.play()
+    assert stack.container("other") == before["other"] and stack.container("store") != before["store"]
+    assert stack.inside("store", "cat", "/run/secrets/word") == "another secret word"
+    assert len(engine.docker("secret", "ls", "-q").split()) == 1
+
     # one service is another, and its config of before is forgotten
     stack.inside("store", "redis-cli", "set", "kept", "well")
     before = {name: stack.container(name) for name in services}
@@ -186,14 +194,6 @@ def test_a_stack(stack: Stack, engine: Engine, monkeypatch: pytest.MonkeyPatch) 
     assert stack.inside("store", "redis-cli", "config", "get", "timeout").split() == ["timeout", "77"]
     assert stack.inside("store", "redis-cli", "get", "kept") == "well"
     assert len(engine.docker("config", "ls", "-q").split()) == 1
-
-    # so is a secret
-    before = {name: stack.container(name) for name in services}
-    stack.variables["compose_stack_secrets"] = {"store": {"word": "another secret word"}}
-    stack.play(compose_stack_services=changed)
-    assert stack.container("other") == before["other"] and stack.container("store") != before["store"]
-    assert stack.inside("store", "cat", "/run/secrets/word") == "another secret word"
-    assert len(engine.docker("secret", "ls", "-q").split()) == 1
 
     # an image that nobody has, lines that the client refuses, and a config that the server refuses
     before = {name: stack.container(name) for name in services}
