@@ -338,12 +338,14 @@ def test_instances_are_watched() -> None:
 
         mirror = [query for query in queries if "untangle_mirror" in query]
         assert len(mirror) >= 3
+        # a busy machine lets a scrape go by now and then, which has a second
         for query in queries:
-            assert told(query) == (set() if query in mirror else set(site.names.values())), query
+            wanted = set() if query in mirror else set(site.names.values())
+            eventually(lambda query=query, wanted=wanted: told(query) == wanted, 15)  # type: ignore[misc]
 
         rules = ask(port, "rules")["groups"][0]["rules"]
         assert len(rules) >= 16 and {one["health"] for one in rules} == {"ok"}
-        assert [one["labels"]["alertname"] for one in ask(port, "alerts")["alerts"]] == []
+        eventually(lambda: ask(port, "alerts")["alerts"] == [], 15)
 
         def firing() -> set[tuple[str, str]]:
             found = ask(port, "alerts")["alerts"]
@@ -387,7 +389,8 @@ def test_instances_are_watched() -> None:
         site.play("cutover")
         eventually(lambda: firing() == set(), 30)
         eventually(lambda: told("untangle_mirror_lag_bytes") == set(), 15)
-        assert all(told(query) == set(site.names.values()) for query in mirror)
+        for query in mirror:
+            eventually(lambda query=query: told(query) == set(site.names.values()), 15)  # type: ignore[misc]
         site.play("rollback")
         accept = {"redis_split_accept_loss": [*site.names.values()]}
         site.play("remove", "-e", json.dumps(accept))
