@@ -13,7 +13,8 @@ author: the njoy.untangle authors (@njoy)
 description:
   - Writes C(compose.yaml), C(.env), configuration directories and secrets of a project, with the lines of a hardened container
     where a service does not say otherwise. Files of the project that nothing needs any more are removed.
-  - Everything that stands in the way is named at once, before anything is written.
+  - Everything that stands in the way is named at once, before anything is written. A directory with files of these names that were
+    not written by it is refused.
   - Containers are not touched. The role P(njoy.untangle.compose_stack#role) does both.
 options:
   directory:
@@ -41,7 +42,9 @@ options:
     type: dict
     default: {}
   networks:
-    description: Options of networks, by name. Without any, a network is internal unless a port is published on it.
+    description:
+      - Options of networks, by name. Without any, a network is internal. A service that publishes a port is on the network C(published)
+        too, which does no masquerading unless options are given for it.
     type: dict
     default: {}
   hardening:

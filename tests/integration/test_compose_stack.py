@@ -530,6 +530,13 @@ def test_what_cannot_be_deployed_is_refused_whole(stack: Stack) -> None:
     ):
         assert reason in said
     assert not (stack.top / "stack").exists() and SECRET not in said
+    # of files that others may not read none is shown
+    one = {"src": str(stack.top / "redis.conf.j2"), "dest": "x/open"}
+    closed = [{**one, "dest": "x/closed", "mode": mode} for mode in ("0640", 0o640, "u=rw,g=,o=")]
+    said = stack.play(
+        "--check", "--diff", compose_stack_services={}, compose_stack_files=[one, *closed], config="hunter22"
+    )
+    assert said.count("+hunter22") == 1 and not (stack.top / "stack").exists()
     mixed = [{"src": str(stack.top / "redis.conf.j2"), "dest": dest} for dest in ("x/.env", "./config/store/x")]
     said = stack.play(ok=False, compose_stack_files=mixed)
     assert "(now x/.env, ./config/store/x) go elsewhere" in said and not (stack.top / "stack").exists()

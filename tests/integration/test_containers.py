@@ -236,6 +236,31 @@ def test_a_fork_at_the_limit_is_no_end() -> None:
         assert saved["rdb_last_cow_size"] > limit * 0.5, saved
         found = facts(site, "sessions")
         assert not found["State"]["OOMKilled"] and found["RestartCount"] == 0 and client.dbsize() == keys
+        a_server_that_loads_is_not_well(found)
+
+
+def a_server_that_loads_is_not_well(found: dict[str, Any]) -> None:
+    """By the instance's own check, on its data, that a second server takes its time to load: it answers, and LOADING."""
+    image, check = found["Config"]["Image"], found["Config"]["Healthcheck"]["Test"][1]
+    docker("stop", found["Id"])
+    slow = found["Name"].strip("/") + "-slow"
+    mounts = [f"{one.get('Name') or one['Source']}:{one['Destination']}" for one in found["Mounts"]]
+    words = [word for mount in mounts for word in ("--volume", mount)]
+    words += ["--network", "none", "--user", found["Config"]["User"], "--entrypoint", "redis-server", image]
+    ping = check.removesuffix("| grep -q PONG")
+    assert ping != check
+    try:
+        docker("run", "--detach", "--name", slow, *words, "/etc/untangle/redis.conf", "--key-load-delay", "300")
+        said: list[str] = []
+        until = time.monotonic() + 60
+        while "well PONG" not in said and time.monotonic() < until:
+            # first whether it is well: it may have loaded all before the next word
+            looked = docker("exec", slow, "sh", "-c", f"if {check}; then echo well; else echo ill; fi; {ping}")
+            said.append(" ".join(looked.split()))
+    finally:
+        docker("rm", "-fv", slow)
+    assert "well PONG" in said and any(one.startswith("ill LOADING") for one in said), set(said)
+    assert not any(one.startswith("well LOADING") for one in said)
 
 
 def forked(client: redis.Redis) -> bool:

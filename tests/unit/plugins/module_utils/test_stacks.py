@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from ansible_collections.njoy.untangle.plugins.module_utils.stacks import (
     unquoted,
 )
 
+ROOT = Path(__file__).resolve().parents[4]
 WEB = {"image": "nginx:1.22", "healthcheck": {"test": ["CMD", "true"]}}
 FACTS = {"reference": "nginx:1.22@sha256:12", "user": {"uid": 101, "gid": 102}, "volumes": [], "healthcheck": False}
 
@@ -354,6 +357,11 @@ def test_the_options_of_a_short_mount_are_kept() -> None:
 
 def test_every_switch_is_known() -> None:
     assert set(LINES) | {"health", "networks", "pinned", "ports", "volumes"} == set(SWITCHES)
+    table = (ROOT / "docs/containers.md").read_text().partition("| switch |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(SWITCHES)
+    spec = yaml.safe_load((ROOT / "roles/compose_stack/meta/argument_specs.yml").read_text())["argument_specs"]["main"]
+    (said,) = spec["options"]["compose_stack_hardening"]["description"]
+    assert re.findall(r"C\((\w+)\)", said) == list(SWITCHES)
 
 
 @pytest.mark.parametrize(
