@@ -200,11 +200,13 @@ def test_what_is_published_is_reached(service: dict[str, Any], more: dict[str, A
 
 def test_who_answers_does_not_call() -> None:
     def published(**more: Any) -> Any:
-        return yaml.safe_load(project(PORT, **more).files()[-1].content)["networks"].get("published")
+        service = {**PORT, "networks": ["published"]}
+        return yaml.safe_load(project(service, **more).files()[-1].content)["networks"].get("published")
 
     assert published() == {"driver_opts": {"com.docker.network.bridge.enable_ip_masquerade": "false"}}
     assert published(networks={"published": {}}) == {}
     assert published(networks={"published": {"driver": "x"}}) == {"driver": "x"}
+    assert published(switches={"networks": False}) == {}
 
 
 REFUSED = [
