@@ -315,6 +315,7 @@ def test_a_secret_is_its_readers(root: bool, owner: Any) -> None:
     assert next(one for one in made.files() if one.secret).owner == owner
     assert "user" not in made.compose()["services"]["web"]
     assert web({**off, "user": "0"})["user"] == "0:0"
+    assert web({}, {"runs_as_root": root})["user"] == "101:102"
 
 
 def test_no_health_check() -> None:
