@@ -263,8 +263,16 @@ class Releases:
             if os.path.isfile(self._path_here(name)):
                 changed.append(name)
                 if not check:
-                    os.unlink(self._path_here(name))
+                    self._remove(name)
         return changed
+
+    def _remove(self, name: str) -> None:
+        """With the directories that are empty then."""
+        os.unlink(self._path_here(name))
+        above = os.path.dirname(name)
+        while above and not os.listdir(self._path_here(above)):
+            os.rmdir(self._path_here(above))
+            above = os.path.dirname(above)
 
     def _images_back(self, release: Facts, check: bool) -> list[str]:
         """All are here before the first tag moves: a registry that does not answer leaves everything as it is."""

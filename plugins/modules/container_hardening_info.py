@@ -12,8 +12,8 @@ version_added: 1.0.0
 author: the njoy.untangle authors (@njoy)
 description:
   - Compares C(docker inspect) of each container with the container part of the CIS Docker Benchmark 1.6 (4.1 and chapter 5).
-  - Left out is what no inspection tells, 5.1 (the engine's swarm mode), 5.7 (sshd within), 5.9 (which ports are needed), 5.23 and 5.24 (exec sessions to come), and what
-    the engine's kernel does not have (AppArmor, SELinux).
+  - Left out is what no inspection tells, 5.1 (the engine's swarm mode), 5.7 (sshd within), 5.9 (which ports are needed), 5.23 and 5.24
+    (exec sessions to come), and what the engine's kernel does not have (AppArmor, SELinux).
   - Names what drifted, files that were changed inside a container (C(docker diff)) and, with O(directory), what differs from the release
     that M(njoy.untangle.compose_release) recorded.
   - A project without a container is an error, since it would have full marks. Nothing is changed.

@@ -167,20 +167,19 @@ def test_what_an_application_brings(place: Place) -> None:
                 "image": "nginx:1.22",
                 "ports": [f"127.0.0.1:{port}:8080"],
                 "config": {"/etc/nginx/conf.d": {"default.conf": NGINX}},
-                "tmpfs": ["/var/cache/nginx", "/run"],
+                "tmpfs": ["/var/cache/nginx:uid=101", "/run:uid=101"],
                 "depends_on": {"httpd": {"condition": "service_healthy"}},
                 "healthcheck": {"test": ["CMD", "curl", "-fsS", "http://127.0.0.1:8080/"], **often},
             },
             "httpd": {
                 "image": "httpd:2.4",
                 "config": {"/usr/local/apache2/conf": {"httpd.conf": HTTPD}, "/var/www/html": page},
-                "tmpfs": ["/usr/local/apache2/logs"],
+                "tmpfs": ["/usr/local/apache2/logs:uid=33"],
                 "healthcheck": {"test": ["CMD", "curl", "-fsS", "http://127.0.0.1:8080/index.php"], **often},
             },
             "php": {
                 "image": "php:8.2-fpm",
                 "config": {"/var/www/html": page},
-                "tmpfs": ["/run/php"],
                 "healthcheck": {"test": ["CMD-SHELL", fcgi + " | grep -q served"], **often},
             },
             "db": {

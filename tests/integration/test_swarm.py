@@ -232,7 +232,7 @@ FORMS: list[tuple[str, Any, Any]] = [
     ("env_file", "x.env", ["x.env"]),
     ("env_file", [{"path": "x.env"}], ["x.env"]),
     ("env_file", [{"path": "x.env", "format": "raw"}], None),
-    ("user", 101, "101:101"),
+    ("user", "101", "101:101"),
     ("working_dir", "/x", "/x"),
     ("cap_add", ["NET_BIND_SERVICE"], ["NET_BIND_SERVICE"]),
     ("cap_drop", ["CHOWN"], ["ALL", "CHOWN"]),
@@ -500,7 +500,12 @@ def test_ports_and_payloads_of_instances_are_tried_as_swarm_has_them() -> None:
         one = {"name": "cache", "address": "127.0.0.1", "port": other.getsockname()[1]}
         for everywhere, wanted in ((False, 0), (True, 1)):
             problems: list[str] = []
-            assert facts.check_listen(one, False, everywhere, problems) == "127.0.0.1"
+            assert (
+                facts.check_listen(
+                    one, "/nowhere", {"backend": "", "container": False, "alive": False}, everywhere, problems
+                )
+                == "127.0.0.1"
+            )
             assert len(problems) == wanted
         assert "on another address of this host, and Swarm publishes on every one, is in use" in problems[0]
     problems = []

@@ -257,7 +257,7 @@ def alive(pid, command=None, cwd=None):
         return False
 
 
-def who_listens(port, pid="[0-9]*", address=""):
+def who_listens(port, address=""):
     """The number of the process that listens on a port, at any address or at that one, where it can be seen."""
     # as /proc has it: words of four bytes, each as a number of this machine
     packed = ipaddress.ip_address(address.partition("%")[0]).packed if address else b""
@@ -269,13 +269,18 @@ def who_listens(port, pid="[0-9]*", address=""):
             host, _colon, number = words[1].rpartition(":")
             if words[3] == "0A" and int(number, 16) == port and at in ("", host):
                 wanted.add("socket:[%s]" % words[9])
-    for link in glob.glob("/proc/%s/fd/*" % pid):
+    for link in glob.glob("/proc/[0-9]*/fd/*"):
         try:
             if os.readlink(link) in wanted:
                 return link.split("/")[2]
         except OSError:
             pass
     return ""
+
+
+def by_whom(port):
+    pid = who_listens(port)
+    return " by %s (pid %s)" % (read("/proc/%s/comm" % pid).strip(), pid) if pid else ""
 
 
 def has_already(name, home, seen, address, port):
@@ -287,8 +292,13 @@ def has_already(name, home, seen, address, port):
         return not code and any(one.get("PublishedPort") == port for one in json.loads(text) or ())
     if seen["container"]:
         return seen["running"] and [address, str(port)] in seen["published"]
-    pid = read(os.path.join(home, "data", "server.pid")).strip()
-    return alive(pid, cwd=os.path.join(home, "data")) and bool(who_listens(port, pid, address))
+    listener = who_listens(port, address=address)
+    if listener:
+        return listener == read(os.path.join(home, "data", "server.pid")).strip()
+    # in a container root cannot look into processes of others; what runs was told its port
+    return seen["alive"] and bool(
+        re.search(r"^(tls-)?port %d$" % port, read(os.path.join(home, "conf", "redis.conf")), re.MULTILINE)
+    )
 
 
 def check_listen(one, home, seen, everywhere, problems):
@@ -322,8 +332,6 @@ def check_listen(one, home, seen, everywhere, problems):
                 probe.listen(1)
         except OSError as exc:
             if exc.errno == errno.EADDRINUSE:
-                pid = who_listens(one["port"])
-                by = " by %s (pid %s)" % (read("/proc/%s/comm" % pid).strip(), pid) if pid else ""
                 problems.append(
                     "%s: port %s on %s is in use%s. Choose another port for it in redis_split_purposes, or stop what uses it."
                     % (
@@ -332,7 +340,7 @@ def check_listen(one, home, seen, everywhere, problems):
                         address
                         if probed == place
                         else "another address of this host, and Swarm publishes on every one,",
-                        by,
+                        by_whom(one["port"]),
                     )
                 )
             elif exc.errno == errno.EADDRNOTAVAIL:
@@ -421,7 +429,7 @@ def watching(asked, directory, problems):
     watch, place = asked["watch"], os.path.join(os.path.dirname(directory), "monitoring")
     there = read(os.path.join(place, "compose.yaml"))
     ours = there.startswith("# Written by the role njoy.untangle.compose_stack") and (
-        "\nname: %s\n" % watch["name"] in there
+        "\nname: %s\n" % json.dumps(watch["name"]) in there
     )
     if not (ours or watch["wanted"]):
         return False
@@ -500,7 +508,7 @@ def nobody_listens(listen):
         if getattr(exc, "errno", 0) != errno.EACCES:
             yield (
                 "redis_instances_monitoring_listen is %s, and nothing can listen there: %s%s. Choose another address or port."
-                % (listen, getattr(exc, "strerror", "") or exc, who_listens(port))
+                % (listen, getattr(exc, "strerror", "") or exc, by_whom(port))
             )
 
 
