@@ -169,7 +169,7 @@ def test_what_an_application_brings(place: Place) -> None:
                 "config": {"/etc/nginx/conf.d": {"default.conf": NGINX}},
                 "tmpfs": ["/var/cache/nginx:uid=101", "/run:uid=101"],
                 "depends_on": {"httpd": {"condition": "service_healthy"}},
-                "healthcheck": {"test": ["CMD", "curl", "-fsS", "http://127.0.0.1:8080/"], **often},
+                "healthcheck": {"test": ["CMD", "curl", "-fsS", "http://127.0.0.1:8080/index.php"], **often},
             },
             "httpd": {
                 "image": "httpd:2.4",
