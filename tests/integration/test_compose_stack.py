@@ -418,6 +418,7 @@ def test_a_stack_by_variables(stack: Stack) -> None:
     for _ in range(2):
         stack.play(compose_stack_state="rolled_back")
         assert not (stack.top / "stack/config/other").exists()
+    del stack.variables["compose_stack_services"]["other"]["config"]
     assert (
         docker("exec", stack.ids()["store"], "redis-cli", "-a", SECRET, "--no-auth-warning", "get", "kept").strip()
         == "yes"

@@ -275,7 +275,9 @@ def test_every_line_that_is_kept_reaches_the_client(tmp_path: Path) -> None:
         "healthcheck": True,
     }
     for key, given, wanted in FORMS:
-        service = {"image": "redis:7.0", "hardening": {"ports": False}, key: given}
+        service: dict[str, Any] = {"image": "redis:7.0", "hardening": {"ports": False}}
+        if key != "secrets":  # these are given beside the services
+            service[key] = given
         secrets = {"web": {"word": "told to none"}} if key == "secrets" else {}
         made = swarm.Stack(
             "shop", {"web": service}, secrets, {"PORT": "8080"}, images={"web": facts}, node=swarm.Node("n0", True),
