@@ -69,7 +69,7 @@ lint: $(DEV) ## ansible-lint, yamllint, ruff, mypy, shellcheck, defaults against
 	@tools/lint.sh
 
 # begun first, so that none of them runs alone at the end; a third process, since they wait a fifth of the time
-LONGEST := playbooks playbooks_broken_off demo playbooks_live instances
+LONGEST := playbooks containers playbooks_broken_off swarm demo playbooks_live instances monitoring
 
 integration: $(DEV) testbed cores ## modules and playbooks against real servers
 	$(PYTEST) $(LONGEST:%=tests/integration/test_%.py) tests/integration --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
