@@ -202,11 +202,11 @@ def test_releases(stack: Stack) -> None:
 SHARED = """
 services:
   writer:
-    image: redis:7.0
+    image: IMAGE
     volumes: [./www:/www, ./conf:/conf:ro, ./certs:/certs:ro, data:/data]
   reader:
     image: redis:7.0
-    volumes: [./www:/www:ro, data:/data]
+    volumes: [./www:/www:ro, ./www/css:/css:ro, data:/data]
 volumes: {data: {}}
 """
 
@@ -215,7 +215,7 @@ def test_data_is_no_part_of_a_release(stack: Stack) -> None:
     """What a container writes, be it mounted read-only beside it, and what links lead to, is neither kept nor put back nor removed."""
     here, away = stack.top / "stack", stack.top / "away"
     for path, text in {
-        here / "compose.yaml": SHARED, here / "www/a.jpg": "1", here / "conf/a.conf": "1", away / "cert": "1", away / "b": "1",
+        here / "compose.yaml": SHARED.replace("IMAGE", stack.image), here / "www/a.jpg": "1", here / "www/css/a.css": "1", here / "conf/a.conf": "1", away / "cert": "1", away / "b": "1",
     }.items():  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -228,20 +228,30 @@ def test_data_is_no_part_of_a_release(stack: Stack) -> None:
     def release(state: str, *words: str, **asked: Any) -> dict[str, Any]:
         return module("compose_release", *words, directory=str(here), project=stack.name, state=state, **asked)
 
-    compose("up", "--detach")
     # a container beside its service is not that service
+    docker("tag", "redis:8.0", stack.image)
     compose("run", "--detach", "--entrypoint", "sleep", "writer", "60")
+    docker("tag", "redis:7.0", stack.image)
+    compose("up", "--detach")
     first = release("recorded")["release"]
+    assert first["services"]["writer"]["id"] == docker("image", "inspect", "-f", "{{.Id}}", "redis:7.0").strip()
     assert first["files"] == ["compose.yaml", "conf/a.conf"]
     assert not release("recorded")["changed"]
 
-    for path in (here / "www/a.jpg", here / "www/b.jpg", here / "conf/a.conf", here / "conf/b.conf", away / "cert"):
+    for path in (
+        here / "www/a.jpg",
+        here / "www/css/a.css",
+        here / "www/b.jpg",
+        here / "conf/a.conf",
+        here / "conf/b.conf",
+        away / "cert",
+    ):
         path.write_text("2")
     would = release("restored", "--check", written=["conf/b.conf"])
     done = release("restored", written=["conf/b.conf"])
     assert done["put_back"] == would["put_back"] == ["conf/a.conf", "conf/b.conf"]
-    assert sorted(path.name for path in (here / "www").iterdir()) == ["a.jpg", "b.jpg"]
-    assert [(here / "www/a.jpg").read_text(), (here / "conf/a.conf").read_text()] == ["2", "1"]
+    assert sorted(path.name for path in (here / "www").iterdir()) == ["a.jpg", "b.jpg", "css"]
+    assert [(here / one).read_text() for one in ("www/a.jpg", "www/css/a.css", "conf/a.conf")] == ["2", "2", "1"]
     assert (away / "cert").read_text() == "2" and (away / "b").exists() and not (here / "conf/b.conf").exists()
 
     # a mounted directory that is gone is put back, and check mode knows it
