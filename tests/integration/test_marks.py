@@ -22,7 +22,7 @@ import servers
 from ansible_collections.njoy.untangle.plugins.module_utils.engine import marks
 from ansible_collections.njoy.untangle.plugins.module_utils.engine.job import perform
 from ansible_collections.njoy.untangle.plugins.module_utils.engine.server import Server
-from ansible_collections.njoy.untangle.plugins.module_utils.errors import UntangleError
+from ansible_collections.njoy.untangle.plugins.module_utils.errors import Away, UntangleError
 
 pytestmark = pytest.mark.servers
 pool, split = rigs.pool, rigs.split
@@ -287,6 +287,48 @@ def test_users_in_a_file_keep_fence_and_marks_over_a_restart(server, tmp_path, v
     rig.source.restart()
     rig._clients.clear()
     assert rig.users() == before
+
+
+@main_versions
+@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize("fault", ["the server ends", "the reply is lost"])
+def test_users_in_a_file_are_saved_or_the_phase_fails(server, tmp_path, monkeypatch, version, nth, fault):
+    """The nth change of users on the way back: nobody may be told that it is made, and find the fence again after a restart."""
+    acl = tmp_path / "users.acl"
+    acl.write_text("user default on nopass ~* &* +@all\nuser app on >x ~* +@all\n")
+    rig = Rig(server(version, aclfile=str(acl)), {5: server(version)}, tmp_path)
+    rig.old().set("a", 1)
+    rig.old().save()
+    rig.copied()
+    before = rig.users()
+    rig.cut_over()
+    run, batch, calls = Server.run, Server.batch, []
+
+    def ends(self, *command):
+        if command == ("ACL", "SAVE"):
+            calls.append(command)
+            if len(calls) == nth:
+                rig.source.kill()
+        return run(self, *command)
+
+    def lost(self, commands):
+        replies = batch(self, commands)
+        if self.address == rig.engine_source().address and any(words[0] == "ACL" for words in commands):
+            calls.append(commands)
+            if len(calls) == nth:
+                raise Away("the connection was reset")
+        return replies
+
+    with monkeypatch.context() as patched, pytest.raises(Away):
+        patched.setattr(Server, *(("run", ends) if fault == "the server ends" else ("batch", lost)))
+        rig.returned()
+    if fault == "the server ends":
+        rig.source.start()
+        rig._clients.clear()
+    rig.returned()
+    rig.source.restart()
+    rig._clients.clear()
+    assert rig.users() == before and not marks.is_moved(rig.engine_source(), 5)
 
 
 @main_versions

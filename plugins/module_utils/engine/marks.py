@@ -10,7 +10,6 @@ gets a disabled ACL user as well.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import typing as t
 
@@ -112,8 +111,7 @@ def set_moved(source: Server, database: int, purpose: str, where: str, users: t.
     if not may_mark(source):
         return
     names = ["~%s@%s" % (purpose, where), *["~%s%s" % (_FENCE, user) for user in users]]
-    source.run("ACL", "SETUSER", MOVED % database, "reset", "off", *names)
-    _save(source)
+    _change(source, [("ACL", "SETUSER", MOVED % database, "reset", "off", *names)])
 
 
 def moved(source: Server) -> dict[int, set[str]]:
@@ -130,8 +128,7 @@ def moved(source: Server) -> dict[int, set[str]]:
 def clear_moved(source: Server, database: int) -> None:
     if not may_mark(source):
         return
-    source.run("ACL", "DELUSER", MOVED % database)
-    _save(source)
+    _change(source, [("ACL", "DELUSER", MOVED % database)])
 
 
 # --- the engine's own user ----------------------------------------------------------------------------------------------
@@ -142,16 +139,14 @@ def own_user(server: Server, password: str) -> dict[str, t.Any]:
     words = ["on", "resetpass", ">" + password, "allkeys", "+@all"] + (
         ["allchannels"] if server.version >= (6, 2) else []
     )
-    server.run("ACL", "SETUSER", OWN_USER, *words)
-    _save(server)
+    _change(server, [("ACL", "SETUSER", OWN_USER, *words)])
     return dict(server.options, username=OWN_USER, password=password)
 
 
 def drop_own_user(server: Server) -> None:
     if not may_mark(server):
         return
-    server.run("ACL", "DELUSER", OWN_USER)
-    _save(server)
+    _change(server, [("ACL", "DELUSER", OWN_USER)])
 
 
 # --- the fence ----------------------------------------------------------------------------------------------------------
@@ -246,7 +241,7 @@ def put(server: Server, users: t.Sequence[str]) -> int:
     if server.version >= (7, 0):
         # Reading the mark stays allowed: a fenced login must still be able to see that it is.
         weaken = ["clearselectors", *weaken, "+function|list"]
-    commands: list[tuple[t.Any, ...]] = [("MULTI",)]
+    commands = list[tuple[t.Any, ...]]()
     for user in users:
         if user not in rules:
             # Known from an earlier time only: who does not exist cannot write.
@@ -264,16 +259,7 @@ def put(server: Server, users: t.Sequence[str]) -> int:
             )
         commands.append(("ACL", "SETUSER", user, *weaken))
         commands.append(("CLIENT", "KILL", "TYPE", "normal", "USER", user, "SKIPME", "yes"))
-    commands += [("INFO", "replication"), ("EXEC",)]
-    replies = _even_when_full(server, lambda: server.batch(commands))[-1]
-    for reply in replies or []:
-        if isinstance(reply, Exception):
-            lift(server, users)
-            raise UntangleError(
-                "%s: the fence could not be put up: %s. It was taken away again." % (server.address, reply)
-            )
-    _save(server)
-    return offset_in(replies[-1])
+    return offset_in(_change(server, [*commands, ("INFO", "replication")])[-1])
 
 
 def lift(server: Server, users: t.Sequence[str] | None = None) -> list[str]:
@@ -285,15 +271,35 @@ def lift(server: Server, users: t.Sequence[str] | None = None) -> list[str]:
     away = ["resetpass", "resetkeys", "nocommands"]
     away += ["resetchannels"] if server.version >= (6, 2) else []
     away += ["clearselectors"] if server.version >= (7, 0) else []
-    commands: list[tuple[t.Any, ...]] = [("MULTI",)]
+    commands = list[tuple[t.Any, ...]]()
     for user in lifted:
         kept = [w for w in rules[user + BEFORE_FENCE] if w not in ("on", "off", "sanitize-payload")]
         commands.append(("ACL", "SETUSER", user, *away, *kept, "on"))
         commands.append(("ACL", "DELUSER", user + BEFORE_FENCE))
     if lifted:
-        _even_when_full(server, lambda: server.batch([*commands, ("EXEC",)]))
-        _save(server)
+        _change(server, commands)
     return lifted
+
+
+def _change(server: Server, commands: t.Sequence[tuple[t.Any, ...]]) -> list[t.Any]:
+    """Change users in one transaction, and return its replies.
+
+    Users who live in a file of their own survive a restart only when saved, and they are saved within the transaction: a server
+    that ended before that would come back with those of before, after the change was told to be made. A file that the server
+    may not write to, as that of our own instances, keeps what it says.
+    """
+    saves = list[tuple[t.Any, ...]]()
+    if server.config("aclfile"):
+        try:
+            server.run("ACL", "SAVE")
+            saves = [("ACL", "SAVE")]
+        except Away:
+            raise
+        except UntangleError:
+            pass
+    whole = [("MULTI",), *commands, *saves, ("EXEC",)]
+    replies = _even_when_full(server, lambda: server.batch(whole))[-1]
+    return t.cast("list[t.Any]", replies[: len(commands)])
 
 
 def _even_when_full(server: Server, work: t.Callable[[], t.Any]) -> t.Any:
@@ -330,13 +336,3 @@ def may_mark(server: Server) -> bool:
 def _acl_list(server: Server) -> list[str]:
     """ACL LIST; of a server that does not show it, nothing: then target and ``split.json`` are the witnesses."""
     return [line.decode() for line in server.raw("ACL", "LIST")] if may_mark(server) else []
-
-
-def _save(server: Server) -> None:
-    """Where the users live in a file of their own, they survive a restart only when saved.
-
-    A file that the server may not write to, as that of our own instances, keeps what it says.
-    """
-    if server.config("aclfile"):
-        with contextlib.suppress(UntangleError):
-            server.run("ACL", "SAVE")
