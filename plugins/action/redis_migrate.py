@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import getpass
+import importlib.metadata
 import importlib.util
 import os
 import socket
@@ -18,6 +19,9 @@ from ansible import constants as C
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+
+# Ansible loads an action in its first process and forks one per task, of which each would compile the filters again.
+from ansible_collections.njoy.untangle.plugins.filter import app_endpoints, plan, report, split  # noqa: F401
 
 display = Display()
 
@@ -114,21 +118,18 @@ def client_archives(compiled: bool = False) -> list[str]:
     ``compiled`` adds the bytecode of this Python, which saves a task a third of a second and makes the archive ten times as big. Another
     Python takes the sources beside it.
     """
-    try:
-        import redis
-    except ImportError as exc:
+    # (found, not imported, which would take each task a quarter of a second)
+    if not importlib.util.find_spec("redis"):
         raise AnsibleActionFail(
-            "The controller has no redis-py (%s), so it cannot be brought to the host. Run `make setup`, install the Python package "
-            "redis beside ansible, or name a directory on the host in client_library." % exc
-        ) from exc
-    name = "redis-py-%s%s.zip" % (redis.__version__, "-" + str(sys.implementation.cache_tag) if compiled else "")
+            "The controller has no redis-py (its Python is %s), so none can be brought to the host. Run `make setup`, install the package "
+            "redis beside ansible, or name a directory on the host in client_library." % sys.executable
+        )
+    python = str(sys.implementation.cache_tag)
+    name = "redis-py-%s%s.zip" % (importlib.metadata.version("redis"), "-" + python if compiled else "")
     found = [_packed(name, ["redis", "async_timeout", "typing_extensions"], compiled)]
-    try:
-        import hiredis
-    except ImportError:
+    if not importlib.util.find_spec("hiredis"):
         return found
-    name = "hiredis-%s-%s.zip" % (hiredis.__version__, sys.implementation.cache_tag)
-    return [*found, _packed(name, ["hiredis"])]
+    return [*found, _packed("hiredis-%s-%s.zip" % (importlib.metadata.version("hiredis"), python), ["hiredis"])]
 
 
 def _packed(name: str, packages: list[str], compiled: bool = False) -> str:
