@@ -21,6 +21,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 # Ansible loads an action in its first process and forks one per task, of which each would compile the filters again.
+# pylint: disable-next=unused-import
 from ansible_collections.njoy.untangle.plugins.filter import app_endpoints, plan, report, split  # noqa: F401
 
 display = Display()
