@@ -151,6 +151,8 @@ def engine_of_ones_own(*images: str, options: Sequence[str] = (), beside: Engine
 
 
 if __name__ == "__main__":
+    # told to end, it takes the engine away all the same
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with engine_of_ones_own("redis:7.0", "redis:8.0", "valkey/valkey:8.1", options=["--no-new-privileges"]) as engine:
         engine.docker("swarm", "init", "--advertise-addr", engine.address)
         env = {**os.environ, "DOCKER_HOST": engine.socket, "UNTANGLE_ADDRESS": engine.address}

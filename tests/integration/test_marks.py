@@ -268,8 +268,8 @@ def test_a_source_that_forgot_its_fence_is_fenced_again(restartable, version):
     assert rig.old().set("a", "fresh")
 
 
-@main_versions
-def test_users_in_a_file_keep_fence_and_marks_over_a_restart(server, tmp_path, version):
+def with_users_in_a_file(server, tmp_path, version):
+    """Cut over, and the users of before."""
     acl = tmp_path / "users.acl"
     acl.write_text("user default on nopass ~* &* +@all\nuser app on >x ~* +@all\n")
     rig = Rig(server(version, aclfile=str(acl)), {5: server(version)}, tmp_path)
@@ -278,6 +278,12 @@ def test_users_in_a_file_keep_fence_and_marks_over_a_restart(server, tmp_path, v
     rig.copied()
     before = rig.users()
     rig.cut_over()
+    return rig, before
+
+
+@main_versions
+def test_users_in_a_file_keep_fence_and_marks_over_a_restart(server, tmp_path, version):
+    rig, before = with_users_in_a_file(server, tmp_path, version)
     rig.source.restart()
     rig._clients.clear()
     assert marks.fenced(rig.engine_source()) == ["app", "default"]
@@ -291,24 +297,19 @@ def test_users_in_a_file_keep_fence_and_marks_over_a_restart(server, tmp_path, v
 
 @main_versions
 @pytest.mark.parametrize("nth", [1, 2])
-@pytest.mark.parametrize("fault", ["the server ends", "the reply is lost"])
+@pytest.mark.parametrize("fault", ["the server ends", "the save is lost", "the reply is lost"])
 def test_users_in_a_file_are_saved_or_the_phase_fails(server, tmp_path, monkeypatch, version, nth, fault):
     """The nth change of users on the way back: nobody may be told that it is made, and find the fence again after a restart."""
-    acl = tmp_path / "users.acl"
-    acl.write_text("user default on nopass ~* &* +@all\nuser app on >x ~* +@all\n")
-    rig = Rig(server(version, aclfile=str(acl)), {5: server(version)}, tmp_path)
-    rig.old().set("a", 1)
-    rig.old().save()
-    rig.copied()
-    before = rig.users()
-    rig.cut_over()
+    rig, before = with_users_in_a_file(server, tmp_path, version)
     run, batch, calls = Server.run, Server.batch, []
 
-    def ends(self, *command):
+    def saves(self, *command):
         if command == ("ACL", "SAVE"):
             calls.append(command)
-            if len(calls) == nth:
+            if len(calls) == nth and fault == "the server ends":
                 rig.source.kill()
+            elif len(calls) == nth:
+                raise Away("the connection was reset")
         return run(self, *command)
 
     def lost(self, commands):
@@ -320,7 +321,7 @@ def test_users_in_a_file_are_saved_or_the_phase_fails(server, tmp_path, monkeypa
         return replies
 
     with monkeypatch.context() as patched, pytest.raises(Away):
-        patched.setattr(Server, *(("run", ends) if fault == "the server ends" else ("batch", lost)))
+        patched.setattr(Server, *(("batch", lost) if fault == "the reply is lost" else ("run", saves)))
         rig.returned()
     if fault == "the server ends":
         rig.source.start()
