@@ -19,6 +19,9 @@ COLLECTIONS = ROOT / ".venv" / "collections"
 # `from ansible_collections.njoy.untangle.plugins... import` work here, as it will once installed.
 sys.path.insert(0, str(COLLECTIONS))
 
+# those that assert for many tests, and would else say nothing when they fail
+pytest.register_assert_rewrite("dataset", "mirrors", "playbook_site", "rig", "writers")
+
 import servers
 
 each_version = pytest.mark.parametrize("version", servers.MAIN)

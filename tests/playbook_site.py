@@ -336,7 +336,10 @@ class Site:
         files = {
             str(path): path.read_bytes() if path.is_file() else None
             for path in sorted(self.top.rglob("*"))
-            if self.top / "ansible" not in [path, *path.parents] and path.name != "vars.json"
+            if self.top / "ansible" not in [path, *path.parents]
+            and path.name != "vars.json"
+            # a server saves by itself when its time has come
+            and not re.fullmatch(r"dump\.rdb|temp-.*\.rdb", path.name)
         }
         containers = self.docker("ps", "--all", "--quiet", "--filter", f"name={self.tag}")
         return {

@@ -303,9 +303,16 @@ def test_a_difference_that_stays_stops_the_cutover(split, version):
     rig.old().mset({f"k{i}": i for i in range(100)})
     rig.copied()
     users = rig.users()
-    other = rig.target.client()
+    other = rig.target.client().pipeline(transaction=False)
+
+    def written_elsewhere(_number: int) -> None:
+        # without a pause: it has to come between the last pass and the proof
+        for _ in range(20):
+            other.set("k5", "from elsewhere")
+        other.execute()
+
     with (
-        busy(lambda number: other.set("k5", "%d from elsewhere" % number) and time.sleep(0.001)),
+        busy(written_elsewhere),
         pytest.raises(UntangleError, match=r"differs from database 5 .* \(value: 1\)\. Nothing was switched over"),
     ):
         rig.cut_over()

@@ -261,6 +261,54 @@ def test_a_target_over_its_limit_is_not_cut_over_to(split, live):
     assert mirror.call("cut_over")["changed"]
 
 
+def cut_over(rig, mirror, **request):
+    """By a mirror in this process."""
+    admin = rig.engine_source()
+    engine_user = engine.cutover.own_login(admin, rig.state)
+    return engine.live.cut_over(mirror, engine_user, admin, rig.routes, rig.state, "a test", request)
+
+
+def test_a_target_without_its_file_is_not_cut_over_to(tmp_path, monkeypatch):
+    """It is rewritten behind a full synchronization, and until then one that is killed has nothing of what it was given."""
+    monkeypatch.setattr(engine.live, "SETTLE_SECONDS", 0)
+    # once a second it sees that the file is there
+    with servers.Server.run(repl_diskless_sync_delay=0) as source, servers.Server.run(appendonly="yes", hz=1) as target:
+        rig = rigs.Rig(source, {5: target}, tmp_path)
+        rig.old().set("k", 1)
+        with mirrors.following(rig) as mirror:
+            mirror.catch_up(rig.engine_source().offset())
+            with pytest.raises(
+                UntangleError, match=r"db5: .* has not written its append-only file.*Nothing was switched over"
+            ):
+                cut_over(rig, mirror)
+            assert marks.fenced(rig.engine_source()) == []
+            assert mirrors.until_it_holds(mirror, lambda: target.client().info("persistence")["aof_base_size"])
+            assert cut_over(rig, mirror)["changed"]
+        target.kill()
+        target.start()
+        assert rig.new().get("k") == b"1"
+
+
+def test_routes_that_stop_under_a_cutover_hold_all_of_them_back(split, monkeypatch):
+    rig = split(databases=(5, 10, 16))
+    room = engine.live._demand_room
+
+    def torn(lane):
+        if lane.route.database == 16:
+            with rig.source.client(5).pipeline() as pipe:
+                pipe.incr("n").execute_command("SELECT", 10)
+                pipe.incr("n").execute()
+        room(lane)
+
+    with mirrors.following(rig) as mirror:
+        mirror.catch_up(rig.engine_source().offset())
+        monkeypatch.setattr(engine.live, "_demand_room", torn)
+        with pytest.raises(UntangleError, match=r"wrote to databases 5, 10 at once.*Nothing was switched over"):
+            cut_over(rig, mirror)
+    assert marks.fenced(rig.engine_source()) == []
+    assert not set(rig.standings()) & {"cut_over"}
+
+
 def test_a_rehearsal_does_all_but_the_commit(written_to, live):
     with written_to("redis-7.0") as (rig, writers):
         split = live(rig)

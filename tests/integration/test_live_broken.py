@@ -131,9 +131,9 @@ def test_a_server_killed_at_each_step_of_the_cutover(live, tmp_path, victim, ste
     made, writers, probes = [], [], []
     try:
         for _number in range(3):
-            # what was acknowledged outlives a kill
+            # what was acknowledged outlives a kill; once a second one sees that its file has been written anew
             server = servers.Server(
-                "redis-7.0", appendonly="yes", appendfsync="no", aclfile="users.acl", repl_diskless_sync_delay=0
+                "redis-7.0", appendonly="yes", appendfsync="no", aclfile="users.acl", repl_diskless_sync_delay=0, hz=1
             )
             users = ["user default on nopass ~* &* +@all", "user app on >x ~* &* +@all"]
             (server.directory / "users.acl").write_text("\n".join(users) + "\n")

@@ -81,6 +81,7 @@ class Link:
         self._peer: socket.socket | None = None
         self._in = b""
         self._errors = 0
+        self._kept = False
         self._pinged = 0.0
         self._run_id = target.run_id
 
@@ -255,6 +256,19 @@ class Link:
             raise Broken("%s is no longer a replica of the engine." % self.target.address)
         if self._count_errors() != self._errors:
             raise Refused("%s has refused a command of the feed." % self.target.address)
+        self.kept()
+
+    def kept(self) -> bool:
+        """Whether the target has an append-only file again, where it is to have one.
+
+        A replica that has been given a snapshot begins its file anew. Until that is written for the first time, one that is
+        killed comes back without anything that it was given; rewriting it later, it keeps the one before meanwhile.
+        """
+        if not self._kept and self.target.info("replication").get("master_link_status") == "up":
+            file = self.target.info("persistence")
+            begun = any(int(file.get(name) or 0) for name in ("aof_rewrite_in_progress", "aof_rewrite_scheduled"))
+            self._kept = not (int(file.get("aof_enabled") or 0) and begun)
+        return self._kept
 
     def _count_errors(self) -> int:
         """Errors that the target owed to its master: nobody else's count."""

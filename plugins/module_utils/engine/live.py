@@ -27,6 +27,9 @@ from .server import Server
 from .snapshot import Limits
 from .state import State, now
 
+#: How long a cutover waits, before it shuts anybody out, for targets that are not ready.
+SETTLE_SECONDS = 60
+
 
 class Held(UntangleError):
     """A cutover came to nothing, and the fence of ``users`` could not be lifted yet."""
@@ -391,10 +394,7 @@ def cut_over(
     request: t.Mapping[str, t.Any],
 ) -> dict[str, t.Any]:
     """Fence, wait until every target has all, commit. What fails before the commit lifts the fence again."""
-    if mirror.stopped:
-        raise UntangleError(
-            "%s Nothing was switched over. When that is mended, run sync again, and then cutover." % mirror.why_stopped
-        )
+    _demand_all(mirror)
     _settle(mirror)
     for lane in mirror.lanes:
         _demand_room(lane)
@@ -413,6 +413,8 @@ def cut_over(
                     "%s was written to though its applications were said to be stopped. Nothing was switched over. Stop every "
                     "writer (stop in redis_split_apps), or let redis_cutover fence them." % admin.address
                 )
+        # (the feed may have told meanwhile of what stops a route)
+        _demand_all(mirror)
         gate.demand_time()
         if request.get("rehearse"):
             gate.open()
@@ -515,16 +517,38 @@ def _commit(
     }
 
 
+def _demand_all(mirror: Mirror) -> None:
+    if mirror.stopped:
+        raise UntangleError(
+            "%s Nothing was switched over. When that is mended, run sync again, and then cutover." % mirror.why_stopped
+        )
+
+
 def _settle(mirror: Mirror) -> None:
-    """Everything slow before the fence: no key dirty, every target up to date, little on its way."""
-    end = time.monotonic() + 60
-    while not mirror.in_step():
+    """Everything slow before the fence: no key dirty, every target up to date and its file begun, little on its way."""
+    end = time.monotonic() + SETTLE_SECONDS
+    while True:
+        in_step = mirror.in_step()
+        unkept = [lane for lane in mirror.lanes if in_step and not lane.link.kept()]
+        if in_step and not unkept:
+            return
         mirror.step()
-        if time.monotonic() > end:
+        if time.monotonic() < end:
+            continue
+        for lane in unkept:
             raise UntangleError(
-                "Not in step within 60 s: %s. Keys are written faster than they can be dumped again; nothing was changed."
-                % mirror.facts()["purposes"]
+                "%s: %s has not written its append-only file since it follows the engine (aof_last_bgrewrite_status: %s): killed now, "
+                "it would come back empty. Nothing was switched over. See its log for why, and run again."
+                % (
+                    lane.route.purpose,
+                    lane.route.where,
+                    lane.target.info("persistence").get("aof_last_bgrewrite_status"),
+                )
             )
+        raise UntangleError(
+            "Not in step within %d s: %s. Keys are written faster than they can be dumped again; nothing was changed."
+            % (SETTLE_SECONDS, mirror.facts()["purposes"])
+        )
 
 
 def _demand_room(lane: Lane) -> None:
