@@ -339,7 +339,7 @@ class Site:
             if self.top / "ansible" not in [path, *path.parents]
             and path.name != "vars.json"
             # a server saves by itself when its time has come
-            and not re.fullmatch(r"dump\.rdb|temp-.*\.rdb", path.name)
+            and not (path.suffix == ".rdb" and (path.parent / "server.pid").exists())
         }
         containers = self.docker("ps", "--all", "--quiet", "--filter", f"name={self.tag}")
         return {

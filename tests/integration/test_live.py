@@ -271,7 +271,15 @@ def cut_over(rig, mirror, **request):
 def test_a_target_without_its_file_is_not_cut_over_to(tmp_path, monkeypatch):
     """It is rewritten behind a full synchronization, and until then one that is killed has nothing of what it was given."""
     monkeypatch.setattr(engine.live, "SETTLE_SECONDS", 0)
-    # once a second it sees that the file is there
+    becomes_ours = engine.link.Link.open
+
+    def just_after_it_looked(link):
+        # with hz 1 it sees once a second that the file is there, when it moves this clock as well
+        last = link.target.info("server")["lru_clock"]
+        assert until(lambda: link.target.info("server")["lru_clock"] != last)
+        becomes_ours(link)
+
+    monkeypatch.setattr(engine.link.Link, "open", just_after_it_looked)
     with servers.Server.run(repl_diskless_sync_delay=0) as source, servers.Server.run(appendonly="yes", hz=1) as target:
         rig = rigs.Rig(source, {5: target}, tmp_path)
         rig.old().set("k", 1)
@@ -307,6 +315,31 @@ def test_routes_that_stop_under_a_cutover_hold_all_of_them_back(split, monkeypat
             cut_over(rig, mirror)
     assert marks.fenced(rig.engine_source()) == []
     assert not set(rig.standings()) & {"cut_over"}
+
+
+def test_a_target_that_comes_back_under_the_fence_ends_the_cutover(split, monkeypatch):
+    """Writers wait: nothing is filled anew behind a fence, nor cut over to before its file is there."""
+    rig = split()
+    rig.old().mset({"k%d" % number: number for number in range(1000)})
+    counts = engine.live._equal_counts
+
+    def killed(mirror, lane):
+        rig.target.kill()
+        rig.target.start()
+        # the feed has something to tell, and so the mirror learns of it on its way and not at its end
+        rig.source.client().publish("c", "x")
+        return counts(mirror, lane)
+
+    with mirrors.following(rig) as mirror:
+        mirror.catch_up(rig.engine_source().offset())
+        monkeypatch.setattr(engine.live, "_equal_counts", killed)
+        with pytest.raises(UntangleError, match=r"not in step: .* Nothing was switched over"):
+            cut_over(rig, mirror)
+        assert marks.fenced(rig.engine_source()) == []
+        monkeypatch.undo()
+        mirror.catch_up(rig.engine_source().offset())
+        assert cut_over(rig, mirror)["changed"]
+    assert rig.new().dbsize() == 1000
 
 
 def test_a_rehearsal_does_all_but_the_commit(written_to, live):

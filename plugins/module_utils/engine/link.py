@@ -256,6 +256,7 @@ class Link:
             raise Broken("%s is no longer a replica of the engine." % self.target.address)
         if self._count_errors() != self._errors:
             raise Refused("%s has refused a command of the feed." % self.target.address)
+        # Looked at early: of a file that is being rewritten later nobody could tell whether it has been there before.
         self.kept()
 
     def kept(self) -> bool:

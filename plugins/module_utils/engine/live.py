@@ -394,7 +394,6 @@ def cut_over(
     request: t.Mapping[str, t.Any],
 ) -> dict[str, t.Any]:
     """Fence, wait until every target has all, commit. What fails before the commit lifts the fence again."""
-    _demand_all(mirror)
     _settle(mirror)
     for lane in mirror.lanes:
         _demand_room(lane)
@@ -413,7 +412,7 @@ def cut_over(
                     "%s was written to though its applications were said to be stopped. Nothing was switched over. Stop every "
                     "writer (stop in redis_split_apps), or let redis_cutover fence them." % admin.address
                 )
-        # (the feed may have told meanwhile of what stops a route)
+        # The feed may have told meanwhile of what stops a route.
         _demand_all(mirror)
         gate.demand_time()
         if request.get("rehearse"):
@@ -429,6 +428,10 @@ def cut_over(
             gate.open()
         except Away as gone:
             raise Held("%s Its writers are let in as soon as %s" % (exc, gone.message), gate.users) from exc
+        if isinstance(exc, Away):
+            # Who went away says no more than that.
+            why = "%s Nothing was switched over, and writers go on where they were. Run cutover again when it is back."
+            raise UntangleError(why % exc.message) from exc
         raise
     with _uninterrupted():
         return _commit(mirror, engine, admin, gate, counts, began, state, by)
@@ -518,6 +521,7 @@ def _commit(
 
 
 def _demand_all(mirror: Mirror) -> None:
+    """What belongs to one split moves as a whole, or not at all."""
     if mirror.stopped:
         raise UntangleError(
             "%s Nothing was switched over. When that is mended, run sync again, and then cutover." % mirror.why_stopped
@@ -525,30 +529,31 @@ def _demand_all(mirror: Mirror) -> None:
 
 
 def _settle(mirror: Mirror) -> None:
-    """Everything slow before the fence: no key dirty, every target up to date and its file begun, little on its way."""
+    """Everything slow before the fence: no key dirty, every target up to date and its file written, little on its way."""
     end = time.monotonic() + SETTLE_SECONDS
     while True:
+        _demand_all(mirror)
         in_step = mirror.in_step()
         unkept = [lane for lane in mirror.lanes if in_step and not lane.link.kept()]
         if in_step and not unkept:
             return
+        if time.monotonic() > end:
+            break
         mirror.step()
-        if time.monotonic() < end:
-            continue
-        for lane in unkept:
-            raise UntangleError(
-                "%s: %s has not written its append-only file since it follows the engine (aof_last_bgrewrite_status: %s): killed now, "
-                "it would come back empty. Nothing was switched over. See its log for why, and run again."
-                % (
-                    lane.route.purpose,
-                    lane.route.where,
-                    lane.target.info("persistence").get("aof_last_bgrewrite_status"),
-                )
-            )
+    if unkept:
         raise UntangleError(
-            "Not in step within %d s: %s. Keys are written faster than they can be dumped again; nothing was changed."
-            % (SETTLE_SECONDS, mirror.facts()["purposes"])
+            "%s: %s has not written its append-only file since it follows the engine (aof_last_bgrewrite_status: %s): killed now, it "
+            "would come back empty. Nothing was switched over. See its log (a full disk? no memory to fork?), and run cutover again."
+            % (
+                unkept[0].route.purpose,
+                unkept[0].route.where,
+                unkept[0].target.info("persistence").get("aof_last_bgrewrite_status"),
+            )
         )
+    raise UntangleError(
+        "Not in step within %d s: %s. Keys are written faster than they can be dumped again; nothing was changed."
+        % (SETTLE_SECONDS, mirror.facts()["purposes"])
+    )
 
 
 def _demand_room(lane: Lane) -> None:
@@ -568,7 +573,7 @@ def _equal_counts(mirror: Mirror, lane: Lane) -> int:
         here, there = lane.source.size(), lane.target.size()
         if here == there:
             return here
-        mirror.catch_up(lane.source.offset(), BARRIER_SECONDS)
+        mirror.catch_up(lane.source.offset(), BARRIER_SECONDS, steadily=True)
     raise UntangleError(
         "%s: database %d holds %d keys and %s %d. Nothing was switched over."
         % (lane.route.purpose, lane.route.database, here, lane.route.where, there)
