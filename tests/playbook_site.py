@@ -338,9 +338,10 @@ class Site:
             for path in sorted(self.top.rglob("*"))
             if self.top / "ansible" not in [path, *path.parents]
             and path.name != "vars.json"
-            # a server saves by itself when its time has come
-            and not (path.suffix == ".rdb" and (path.parent / "server.pid").exists())
+            # a server writes its files when it likes, some seconds behind what it has answered
+            and (path.name == "server.pid" or not any((parent / "server.pid").exists() for parent in path.parents))
         }
+        running = [kind for kind, name in self.names.items() if self._directory(name).joinpath("server.pid").exists()]
         containers = self.docker("ps", "--all", "--quiet", "--filter", f"name={self.tag}")
         return {
             "files": files,
@@ -349,7 +350,12 @@ class Site:
             "acl": client.acl_list(),
             "config": config,
             "keys": self.source_data(),
+            "instances": {kind: dataset.read(self.instance(kind), VERSION) for kind in running},
         }
+
+    def _directory(self, name: str) -> Path:
+        """Where an instance that runs on the host keeps its data."""
+        return self.state / "instances" / name / "data"
 
     @staticmethod
     def docker(*words: str) -> str:
